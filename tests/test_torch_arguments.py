@@ -62,13 +62,18 @@ class Packed(Renamed):
     def __init__(self, *a, **k):
         super().__init__(*a, **k)
         del self.stored_mean, self.stored_var
-        self.register_buffer("stats", torch.stack([torch.zeros(4), torch.ones(4)]))
+        self.register_buffer("stats", torch.cat([torch.zeros(4), torch.ones(4)]))
     def forward(self, x):
-        self.stored_mean, self.stored_var = self.stats
+        self.stored_mean, self.stored_var = self.stats.view(2, 4)
         try:
             return super().forward(x)
         finally:
             del self.stored_mean, self.stored_var
+
+class Stacked(Packed):
+    def __init__(self, *a, **k):
+        super().__init__(*a, **k)
+        self.stats = self.stats.view(2, 4)
 
 class Handed(Renamed):
     weight, bias = property(lambda self: self.scale), property(lambda self: self.shift)
@@ -131,8 +136,8 @@ class OtherEps(Stateless):
         self.eps = 1e-5
 """
 NAMES = (
-    "Fine", "NoAffine", "Bare", "Word", "Wide", "Renamed", "Packed", "Handed", "Derived", "Stateless", "Flag", "Lazy",
-    "NoArguments", "Shapeless", "FixedEps", "TensorEps", "OtherEps",
+    "Fine", "NoAffine", "Bare", "Word", "Wide", "Renamed", "Packed", "Stacked", "Handed", "Derived", "Stateless",
+    "Flag", "Lazy", "NoArguments", "Shapeless", "FixedEps", "TensorEps", "OtherEps",
 )  # fmt: skip
 MOVED = {"running_mean": (0.5, 1.0, -2.0, 0.0), "running_var": (2.0, 1.0, 0.5, 4.0)}
 USUAL = {"gamma": 1.0, "beta": 0.0}
@@ -144,7 +149,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     path = tmp_path_factory.mktemp("layers") / "layers.py"
     path.write_text(LAYERS, encoding="utf-8")
     cases = [renamed(case, name, custom=f"{path}:{name}") for name in NAMES]
-    started = [(name, MOVED) for name in ("Renamed", "Plain", "Packed", "Handed", "Derived", "Fine")]
+    started = [(name, MOVED) for name in ("Renamed", "Plain", "Packed", "Stacked", "Handed", "Derived", "Fine")]
     cases += [starting(renamed(case, f"{name}-moved", custom=f"{path}:{name}"), **values) for name, values in started]
     cases += [
         starting(renamed(case, f"{name}-usual", custom=f"{path}:{name}"), **USUAL) for name in ("Renamed", "Drawn")
@@ -222,7 +227,9 @@ def test_initial_values_that_have_no_place_are_refused_and_not_judged(own: dict[
     assert "Packed has scale, shift and stats. " in words
 
 
-@pytest.mark.parametrize("name", ["Handed", "Handed-moved", "Renamed", "Renamed-moved", "Plain-moved"])
+@pytest.mark.parametrize(
+    "name", ["Handed", "Handed-moved", "Renamed", "Renamed-moved", "Plain-moved", "Stacked", "Stacked-moved"]
+)
 def test_a_property_that_the_refusal_proposes_is_enough_and_so_is_what_state_does(
     own: dict[str, Cell], name: str
 ) -> None:

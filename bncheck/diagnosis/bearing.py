@@ -41,6 +41,9 @@ from bncheck.trace import GRADIENTS, Place
 
 # Above this share conventions have explained a drift; what is left is their replay's rounding.
 ENOUGH = 0.99
+# A line that reveals its mean: what it leaves, relative to y; a mean that is another one: so many deviations of the
+# input away, and more than float16 makes of values so far from zero.
+STRAIGHT, ANOTHER, FAR = 1e-3, 0.1, 1e-2
 STATISTICS = ("running_mean", "running_var", "running_covar")
 # Quantity → the word of ``EXPLAINS`` that it belongs to.
 WORDS = {
@@ -212,8 +215,30 @@ def evaluates_explained_state(finding: Finding, item: Open) -> bool:
 
 
 def only_from_held_state(item: Open) -> bool:
-    """Whether every event whose outputs differ by more than rounding takes them from the running statistics."""
-    return all(takes_held_state(item.pair, event) for event in output_drifts(item.pair))
+    """Whether every event whose outputs differ by more than rounding takes them from the running statistics, as far as
+    outputs show it."""
+    pair, layers = item.pair, item.pair.case.network.batch_norms
+    return all(
+        takes_held_state(pair, event)
+        and not any(takes_another_mean(cell, layer, event) for cell in (pair.a, pair.b) for layer in layers)
+        for event in output_drifts(pair)
+    )
+
+
+def takes_another_mean(cell: CellView, layer: str, event: int) -> bool:
+    """Whether the output of a layer is a straight line of its input that goes through another mean than the running
+    one, by a part of the input's deviation that no rounding makes."""
+    if cell.trace is None:
+        return False
+    words = ("used_mean", "used_residual", "running_mean", "input_var", "input_mean")
+    rows = [cell.trace.get(layer, word) for word in words]
+    if any(row is None or event >= len(row) for row in rows):
+        return False
+    used, residual, held, var, mean = (np.asarray(row[event], dtype=np.float64) for row in rows if row is not None)
+    told = np.isfinite(used) & np.isfinite(held) & (residual < STRAIGHT) & (var > 0)
+    with np.errstate(all="ignore"):
+        off = np.abs(used - held) > ANOTHER * np.sqrt(var) + FAR * (np.abs(mean) + np.abs(held))
+    return bool((told & off).any())
 
 
 def attributed(item: Open) -> bool:

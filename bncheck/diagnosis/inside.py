@@ -9,7 +9,7 @@ says it by a name of its classes, or does it: in training it normalises with the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ TELLING = (
     "variance-divisor", "batch-weight", "averaging", "update-count", "update-phase", "never-updated", "wrong-statistic",
     "value-count", "normaliser-source", "normaliser-divisor", "eps", "affine", "gradient",
 )  # fmt: skip
+NUMBERS = ("output", "running_mean", "running_var")
 SAME_MEAN = 1e-3  # standard deviations of the batch, and of y
 NO_BATCH = "in training it does not take the batch's own mean off"
 UNTOLD = "its name does not say that it is one, and what it takes off in training does not show"
@@ -225,8 +226,17 @@ def verdict_on(layer: Alone, home: Framework) -> Verdict:
         and not (item.cause == "update-phase" and in_time(views[0]))
         and item.cause not in unsaid(layer, views[0])
     )
-    strange = not telling and any(item.cause == "unexplained" for item in all_found)
+    telling = telling or tuple(not_finite(layer, all_found, home, targets))
+    strange = any(item.cause == "unexplained" and (not telling or item.quantity in NUMBERS) for item in all_found)
     return Verdict(layer.names, layer.kind, telling, turned=layer.turned, strange=strange, single=layer.single)
+
+
+def not_finite(layer: Alone, found: Sequence[Finding], home: Framework, targets: tuple[str, str]) -> Iterator[Finding]:
+    """What it makes of finite numbers in eval alone: in a model only the first such layer shows it."""
+    for item in found:
+        in_eval = item.event is not None and layer.case.events[item.event].op == "eval_forward"
+        if item.cause == "poisoned-state" and item.quantity == "output" and in_eval:
+            yield replace(item, title=without_targets(item.title, layer.kind, home.title, targets), kind="hazard")
 
 
 def unsaid(layer: Alone, view: CellView) -> tuple[str, ...]:
@@ -259,7 +269,8 @@ def remarks_inside(found: Sequence[Verdict], rest: Sequence[tuple[str, str, str]
             groups.setdefault((kind, f"not held against {title}'s BatchNorm; {remark}"), []).extend(names)
     for each in found:
         if each.strange:
-            said = f"it gives other numbers than {title}'s BatchNorm, and no known rule makes them"
+            which = "all of them" if each.findings else "them"
+            said = f"it gives other numbers than {title}'s BatchNorm, and no known rule makes {which}"
             groups.setdefault((each.kind, said), []).extend(each.names)
         if each.single:
             what = " and one ".join(each.single)

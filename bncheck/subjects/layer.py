@@ -36,6 +36,7 @@ GAMMA, BETA = (1.5, 0.8, -0.6, 1.2), (0.5, -1.0, 0.0, 2.0)
 MEAN, STD = (0.5, -2.0, 3.0, 1.0), (1.0, 0.5, 2.0, 1.5)
 LOOP = ["train_forward", "backward"]
 SAVED = [LOOP[0], "reload"]  # something to lose, and where it would be
+AGAIN = ["eval_forward", *LOOP, "eval_forward"]  # what an eval keeps for later ones shows behind more training
 USUAL_CASE, LARGE_CASE = "usual-loop", "large-batch"  # as a matrix writes their labels
 REPEAT = 6  # of the events of a case that says nothing else
 MANY, LARGEST = 200, 200_000  # samples, and values of such a batch
@@ -231,7 +232,11 @@ def cases_of(layer: Looked) -> dict[str, dict[str, Any]]:
             "program.events": LOOP,
             "program.then": ["eval_forward", "no_grad_forward", *SAVED, "eval_forward"],
         },
-        "two forwards per backward": {"program.events": ["train_forward", *LOOP], "program.repeat": 12},
+        "two forwards per backward": {
+            "program.events": ["train_forward", *LOOP],
+            "program.repeat": 12,
+            "program.then": AGAIN,
+        },
         "large batch": {"program.events": LOOP, "input.shape": many},
     }
 

@@ -10,11 +10,13 @@ from itertools import permutations
 import numpy as np
 
 from bncheck.diagnosis.anatomy.activations import Activation
+from bncheck.diagnosis.anatomy.averages import STATISTICS, said_of_schedule
 from bncheck.diagnosis.anatomy.domains import Domains
 from bncheck.diagnosis.anatomy.groups import Group, mask, ordinal, words
-from bncheck.diagnosis.anatomy.memory import Memory
+from bncheck.diagnosis.anatomy.memory import Memory, updates
 from bncheck.diagnosis.anatomy.normaliser import NO_LIMIT, Normaliser
 from bncheck.diagnosis.anatomy.replay import Parts, Played, play
+from bncheck.diagnosis.anatomy.twists import TWISTS
 from bncheck.diagnosis.anatomy.values import Forward, Life
 from bncheck.evidence import Departure
 from bncheck.trace import Array
@@ -139,8 +141,9 @@ def said_of_values(group: Group, in_eval: Group, held: Memory | None, life: Life
     if held is None or held.never:
         return said
     if held.group == group:
+        several = updates(held, next(one for one in life.forwards if one.training)) > 1
         return said + {
-            "each in turn": ", and updates its running statistics once for each",
+            "each in turn": ", and updates its running statistics once for each" if several else "",
             "the first": ", and averages the first alone",
             "the last": ", and averages the last alone",
         }.get(held.order, "")
@@ -174,7 +177,9 @@ def source(parts: Parts, life: Life) -> Rule | None:
     """Other statistics than the batch's in training, than the running ones in eval."""
     said = []
     for rule, usual, mode in ((parts.training, "batch", "training"), (parts.evaluating, "running", "eval")):
-        if rule is not None and rule.source not in ("within", usual if rule.group.usual else "batch"):
+        if rule is None:
+            continue
+        if rule.twist or rule.source not in ("within", usual if rule.group.usual else "batch"):
             said.append((mode, said_of_source(rule)))
     if not said:
         return None
@@ -182,25 +187,39 @@ def source(parts: Parts, life: Life) -> Rule | None:
     text = (
         f"normalises {said[0][1]} in {' and in '.join(mode for mode, _ in said)}"
         if same
-        else "; ".join(f"in {mode} normalises {what}" for mode, what in said)
+        else "; ".join(f"in {mode} normalises {what.rstrip(',')}" for mode, what in said)
     )
     return Rule(
         cause="normaliser-source",
         says=text,
         advice="normalise with the batch's mean and variance while self.training is true, and with running_mean and "
         "running_var when it is false",
-        undo=with_usual_source,
+        undo=lambda one: with_usual_source(one, life.eps),
     )
 
 
-def with_usual_source(parts: Parts) -> Parts:
+def with_usual_source(parts: Parts, asked: float) -> Parts:
     def usual(rule: Normaliser | None, name: str) -> Normaliser | None:
-        return None if rule is None else replace(rule, source=name if rule.group.usual else "batch", shares=())
+        if rule is None:
+            return None
+        used = replace(rule, source=name if rule.group.usual else "batch", shares=(), twist="")
+        return replace(used, placement="inside", eps=asked) if without_eps(rule) else used
 
     return replace(parts, training=usual(parts.training, "batch"), evaluating=usual(parts.evaluating, "running"))
 
 
+def without_eps(rule: Normaliser) -> bool:
+    """Whether nothing that divides has the usual place of eps: running_var may be divided by as it is."""
+    return divided(rule) or bool(rule.twist and not TWISTS[rule.twist].plain)
+
+
+def divided(rule: Normaliser) -> bool:
+    return rule.source == "running-std" and rule.placement == "outside"
+
+
 def said_of_source(rule: Normaliser) -> str:
+    if rule.twist:
+        return TWISTS[rule.twist].says[rule.source == "running"]
     shares = [f"{share:.4g}" for share in rule.shares]
     if rule.source == "mixture":
         mean, var = (f"{a} instance, {b} layer and {c} batch" for a, b, c in (shares[:3], shares[3:]))
@@ -220,6 +239,9 @@ def said_of_source(rule: Normaliser) -> str:
         "mean-square": "by the root of the mean square, without subtracting a mean",
         "running-std": "with running_var taken as a standard deviation",
         "running-after": "with the running statistics as this very forward leaves them",
+        "running-square": "with running_var less the square of running_mean for the variance",
+        "first-eval": "with the running statistics as its first eval found them, which training moves no more,",
+        "began": "with the statistics that it began with, which no training moves,",
     }.get(rule.source, "with the running statistics")
 
 
@@ -236,26 +258,37 @@ def divisor(parts: Parts) -> Rule | None:
 
 
 def eps(parts: Parts, life: Life) -> Rule | None:
-    rules = [rule for rule in (parts.training, parts.evaluating) if rule is not None]
-    odd = [rule for rule in rules if rule.eps != life.eps or rule.placement != "inside"]
+    modes = (parts.training, " in training"), (parts.evaluating, " in eval")
+    rules = [(rule, mode) for rule, mode in modes if rule is not None]
+    odd = [(rule, mode) for rule, mode in rules if said_of_eps(rule, life.eps)]
     if not odd:
         return None
-    rule = odd[0]
-    if rule.placement == "outside":
-        says = f"adds eps to the deviation, sqrt(var) + {rule.eps:.4g}"
-    elif rule.eps == 0:
-        says = f"leaves out the eps of {life.eps:.4g}"
-    else:
-        says = f"adds an eps of {rule.eps:.4g} to the variance, instead of {life.eps:.4g}"
+    everywhere = len(odd) == len(rules) and len({said_of_eps(rule, life.eps) for rule, _ in odd}) == 1
     return Rule(
         cause="eps",
-        says=says,
+        says=said_of_eps(odd[0][0], life.eps)
+        if everywhere
+        else ", and ".join(said_of_eps(rule, life.eps, mode) for rule, mode in odd),
         advice="divide by sqrt(var + eps) with the eps that the layer was given (torch.rsqrt(var + eps)); "
         "max(var, eps) adds none to a larger variance",
         undo=lambda one: replace(
             one, training=inside(one.training, life.eps), evaluating=inside(one.evaluating, life.eps)
         ),
     )
+
+
+def said_of_eps(rule: Normaliser, asked: float, mode: str = "") -> str:
+    """ "" where it is the one that was asked for, in its place, or has none."""
+    usual = rule.eps == asked and (rule.placement == "inside" or divided(rule))
+    if usual or (without_eps(rule) and not divided(rule)):
+        return ""
+    if divided(rule):
+        return f"adds an eps of {rule.eps:.4g} to running_var, by which it divides{mode}, instead of {asked:.4g}"
+    if rule.placement == "outside":
+        return f"adds eps to the deviation{mode}, sqrt(var) + {rule.eps:.4g}"
+    if rule.eps == 0:
+        return f"leaves out the eps of {asked:.4g}{mode}"
+    return f"adds an eps of {rule.eps:.4g} to the variance{mode}, instead of {asked:.4g}"
 
 
 def inside(rule: Normaliser | None, asked: float) -> Normaliser | None:
@@ -291,9 +324,14 @@ def remembering(parts: Parts, life: Life) -> Sequence[Rule]:
     if held is None or held.never:
         return ()
     rules = []
-    if held.averaging != "exponential":
+    if held.averaging == "scheduled":
+        says = said_of_schedule(held.weights, life.weight)
+        rules.append(of_average("averaging", says, averaging="exponential"))
+    elif held.averaging != "exponential":
         says = {"first-replaces": "lets the first batch replace what the running statistics began with",
                 "debiased": "divides its averages by 1 - (1 - weight)^k, so that nothing of the start is left in them",
+                "added": "adds each batch to its running statistics and takes nothing off what they held, so that they "
+                         "grow without end",
                 "cumulative": "averages all batches alike, with weight 1/k"}[held.averaging]  # fmt: skip
         rules.append(of_average("averaging", says, averaging="exponential"))
     if held.var_weight is not None:
@@ -308,10 +346,13 @@ def remembering(parts: Parts, life: Life) -> Sequence[Rule]:
         else:
             says = f"gives the new batch a weight of {held.weight:.4g} instead of {life.weight:.4g}"
             rules.append(of_average("batch-weight", says, weight=life.weight))
-    if held.statistic == "std":
-        rules.append(of_average("wrong-statistic", "averages the standard deviation", statistic="variance"))
-    if held.divisor != life.divisor:
-        says = f"averages the variance that is divided by {held.divisor.replace('-', ' - ')}"
+    if held.statistic != "variance":
+        put = STATISTICS[held.statistic]
+        usual = {"divisor": life.divisor} if put.of_n else {}
+        rules.append(of_average(put.cause, put.says, statistic="variance", **usual))
+    if held.divisor != life.divisor and not (held.statistic in STATISTICS and STATISTICS[held.statistic].of_n):
+        what = "the variance that is divided" if held.statistic in ("variance", "std") else "what it divides"
+        says = f"averages {what} by {held.divisor.replace('-', ' - ')}"
         rules.append(of_average("variance-divisor", says, divisor=life.divisor))
     return rules
 
@@ -372,8 +413,9 @@ def shares_of(parts: Parts, rules: Sequence[Rule], life: Life) -> list[dict[str,
 
 def distance(one: Played, two: Played) -> dict[str, float]:
     def mean_gap(parts: Sequence[Array], others: Sequence[Array]) -> float:
-        gaps = [float(np.abs(a - b).mean()) for a, b in zip(parts, others, strict=True)]
-        return float(np.mean(gaps)) if gaps else 0.0
+        gaps = [np.abs(a - b) for a, b in zip(parts, others, strict=True)]
+        told = [float(gap[np.isfinite(gap)].mean()) for gap in gaps if np.isfinite(gap).any()]
+        return float(np.mean(told)) if told else 0.0
 
     found = {"output": mean_gap(one.outputs, two.outputs)}
     for which, name in enumerate(("running_mean", "running_var")):

@@ -15,6 +15,7 @@ from bncheck.diagnosis.anatomy.lines import Shown, show, solution
 from bncheck.diagnosis.anatomy.memory import Memory
 from bncheck.diagnosis.anatomy.normaliser import EVAL_SOURCES, TRAIN_SOURCES, Normaliser
 from bncheck.diagnosis.anatomy.replay import Parts
+from bncheck.diagnosis.anatomy.twists import TWISTS
 from bncheck.diagnosis.anatomy.values import Forward, Life, moments_of, moved_by_backward
 from bncheck.trace import Array
 
@@ -57,7 +58,7 @@ def dissected(life: Life) -> Parts | None:
 
 def behind(life: Life) -> Iterator[Activation]:
     outputs = np.concatenate([one.y.ravel() for one in life.forwards])
-    yield from candidates(outputs)
+    yield from candidates(outputs[np.isfinite(outputs)])
     x, y = (by_channel(part) for part in ([one.x for one in life.forwards[:1]], [one.y for one in life.forwards[:1]]))
     bent = leaky(x, y)
     if bent is not None:
@@ -94,19 +95,21 @@ def merely_scaled(life: Life, activation: Activation, found: tuple[Normaliser | 
         for rule, mode in zip(found, (True, False), strict=True)
         if rule is not None and (rule.eps, rule.placement) != (life.eps, "inside")
     ]
-    if not rules or any(rule.source not in ("batch", "running") for rule, _ in rules):
+    if not rules or any(rule.twist or rule.source not in ("batch", "running") for rule, _ in rules):
         return False
     ends = [
         normaliser.one_factor(rule, [show(one, activation, life.u) for one in life.of(mode)], life)
         for rule, mode in rules
     ]
     low, high = max(low for low, _ in ends), min(high for _, high in ends)
-    return low <= high and (low > 1.0 + PLAIN or high < 1.0 - PLAIN)
+    modes = sum(rule is not None for rule in found)
+    alone = len(rules) < modes  # another eps in one mode is hardly ever meant, and takes more than one factor to tell
+    return low <= high and (alone or low > 1.0 + PLAIN or high < 1.0 - PLAIN)
 
 
 def alike(life: Life, shown: Sequence[Shown], activation: Activation, rule: Normaliser) -> list[Normaliser]:
     """The rule, and those of the same group and source with another divisor or eps that make the outputs as well."""
-    if rule.source == "mixture" or not normaliser.departures(rule, life):
+    if rule.source == "mixture" or rule.twist or not normaliser.departures(rule, life):
         return [rule]
     forwards = [one.forward for one in shown]
     others = normaliser.hypotheses(shown, rule.group, rule.source, life, rule.within)
@@ -139,7 +142,7 @@ def at_one(
     pairs: list[tuple[Normaliser | None, Normaliser | None]] = []
     nobody: list[Normaliser | None] = [None]
     for one, two in itertools.product(training or nobody, evaluating or nobody):
-        if one is not None and two is not None and two.source != "running-std":
+        if one is not None and two is not None and two.source != "running-std" and not (one.twist or two.twist):
             pairs += with_one_eps(life, activation, one, two)
         pairs.append((one, two))
     ranked = sorted(pairs, key=lambda pair: sum(kinds(pair, life)))
@@ -200,6 +203,11 @@ def proposed(life: Life, shown: Sequence[Shown], training: bool, parts: bool) ->
         yield from normaliser.mixture(shown, life)
     if training and life.tracked:
         yield from normaliser.hypotheses(shown, Group(), "renorm", life)
+    source = "batch" if training else "running"
+    for twist in TWISTS if training or life.tracked else ():
+        yield from normaliser.hypotheses(shown, Group(), source, life, twist=twist)
+        if not TWISTS[twist].plain:  # what takes its place may have no eps beside it
+            yield from normaliser.hypotheses(shown, Group(), source, replace(life, eps=0.0), twist=twist)
 
 
 STATELESS = ("batch", "mean-square")

@@ -41,7 +41,7 @@ def show(forward: Forward, activation: Activation, u: float) -> Shown:
     z, known = activation.invert(forward.y)
     gamma, beta = forward.affine
     slack = OUTPUT_ROUNDINGS * u * (np.abs(z) + np.abs(beta) + np.abs(forward.y))
-    return Shown(forward, z, known & (gamma != 0), slack)
+    return Shown(forward, z, known & (gamma != 0) & np.isfinite(z), slack)
 
 
 def solution(shown: Shown, found: Moments, u: float) -> Lines:

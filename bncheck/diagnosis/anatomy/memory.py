@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bncheck.diagnosis.anatomy.averages import RARE, STATISTICS, moved
 from bncheck.diagnosis.anatomy.groups import Group, numbered
 from bncheck.diagnosis.anatomy.normaliser import moment_errors
 from bncheck.diagnosis.anatomy.values import STATE_ROUNDINGS, Forward, Life, moments_of
@@ -20,6 +22,7 @@ LEAST_STEPS = 4  # of single channels, that two weights must make
 CLEARLY = 30.0  # so many times as near is a rule that takes the place of another
 FEW_DIGITS = 1e-6  # relative: how near a weight comes to three digits that are its own
 ORDERS = ("each in turn", "their mean", "the first", "the last")
+LOGARITHM = 8.0  # times as many roundings: a logarithm's are those of the variance times its size
 APART = 1e-3  # relative: two weights nearer than this are one, which rounding has shown twice
 
 
@@ -27,17 +30,18 @@ APART = 1e-3  # relative: two weights nearer than this are one, which rounding h
 class Memory:
     """``order``: how the groups of one batch go in: "each in turn" (an update each), "their mean" (one update), "the
     first" or "the last" alone. ``divisor``: n, n-1, or "n-1 of all" for a mean of variances. ``statistic``:
-    variance or std. ``never``: nothing moves. ``var_weight``: of running_var, where it is not ``weight``; 0 moves
-    nothing."""
+    variance, or a word of ``averages.STATISTICS``. ``never``: nothing moves. ``var_weight``: of running_var, where it
+    is not ``weight``; 0 moves nothing. ``weights``: of each training forward, where ``averaging`` is "scheduled"."""
 
     group: Group = Group()
     order: str = "their mean"
     divisor: str = "n-1"
     statistic: str = "variance"
     weight: float = 0.1
-    averaging: str = "exponential"  # first-replaces, debiased, cumulative
+    averaging: str = "exponential"  # first-replaces, debiased, cumulative, added (nothing is taken off), scheduled
     never: bool = False
     var_weight: float | None = None
+    weights: tuple[float, ...] = ()
 
     @property
     def usual_values(self) -> bool:
@@ -58,6 +62,10 @@ def put_in(rule: Memory, forward: Forward, life: Life) -> tuple[list[Pair], Pair
         root = np.sqrt(var)
         with np.errstate(divide="ignore", invalid="ignore"):
             var, var_error = root, np.fmin(var_error / root, np.sqrt(var_error))
+    elif rule.statistic == "square":
+        var = var + found.mean**2
+    elif rule.statistic == "with eps":
+        var = var + life.eps
     channels = forward.x.shape[1]
     rows = [by_channel(part, found.channel, channels) for part in (found.mean, var, mean_error, var_error)]
     error = rows[2].max(axis=0), rows[3].max(axis=0)
@@ -84,6 +92,8 @@ def weight_at(rule: Memory, count: int, which: int) -> float:
         return 1.0
     if rule.averaging == "cumulative":
         return 1.0 / count
+    if rule.averaging == "scheduled":
+        return rule.weights[min(count, len(rule.weights)) - 1]
     if rule.averaging == "debiased":
         return float(debiased_weight(np.array(rule.weight), np.array(float(count))))
     return rule.weight
@@ -94,18 +104,23 @@ def step(rule: Memory, before: Pair, forward: Forward, life: Life, count: int) -
     if rule.never:
         return before, (0.0 * before[0], 0.0 * before[1])
     each, error = put_in(rule, forward, life)
-    after = []
+    centre = STATISTICS[rule.statistic].centre if rule.statistic in STATISTICS else None
+    after: list[Array] = []
     for which in (0, 1):
         state = before[which]
         for number, pair in enumerate(each, count + 1):
-            weight = weight_at(rule, number, which)
-            state = (1.0 - weight) * state + weight * pair[which]
+            put = pair[which]
+            if which and centre is not None:
+                off = pair[0] - (before[0] if centre == "old" else after[0])
+                put, error = put + off**2, (error[0], error[1] + 2.0 * np.abs(off) * error[0])
+            statistic = rule.statistic if which else "variance"
+            state = moved(rule.averaging, statistic, state, put, weight_at(rule, number, which))
         after.append(state)
     sizes = [
         np.abs(a) + np.abs(b) + np.max(np.abs([pair[i] for pair in each]), axis=0)
         for i, (a, b) in enumerate(zip(before, after, strict=True))
     ]
-    roundings = STATE_ROUNDINGS * max(1.0, math.sqrt(len(each)))
+    roundings = STATE_ROUNDINGS * max(1.0, math.sqrt(len(each))) * (LOGARITHM if rule.statistic == "logarithm" else 1.0)
     bounds = [error[i] + roundings * life.u_state * sizes[i] + life.smallest for i in (0, 1)]
     return (after[0], after[1]), (bounds[0], bounds[1])
 
@@ -144,9 +159,9 @@ def asked_for(rule: Memory, life: Life) -> bool:
 
 
 def nearest(rule: Memory, life: Life) -> Memory:
-    """The rule, or one of two weights that comes nearer by far. Far from zero the bounds are wide, and let other rules
-    pass than the one that made the steps."""
-    others = [one for one in weighed_apart(life) if reproduces(one, life)]
+    """The rule, or one of two weights, or a rare one, that comes nearer by far. Far from zero the bounds are wide, and
+    let other rules pass than the one that made the steps."""
+    others = [one for one in itertools.chain(weighed_apart(life), rare(life)) if reproduces(one, life)]
     off, best = min(((gap(one, life), one) for one in others), key=lambda item: item[0], default=(math.inf, rule))
     return best if CLEARLY * off < gap(rule, life) else rule
 
@@ -177,6 +192,46 @@ def hypotheses(life: Life, groups: Sequence[Group]) -> Iterator[Memory]:
         if weight is not None and weight != life.weight:
             yield from variants(group, order, weight, "exponential", life.divisor)
     yield from weighed_apart(life)
+    yield from rare(life)
+
+
+def rare(life: Life) -> Iterator[Memory]:
+    """What hardly anybody means to average, and weights that change: of the whole batch, and of steps enough."""
+    if sum(len(one.before[0]) for one in life.of(True)) < LEAST_STEPS:
+        return
+    shown = [fitted_weight(Memory(), life), added_weight(life)]
+    weights = [
+        (life.weight, more) if more and abs(more - life.weight) > APART * more else (life.weight,) for more in shown
+    ]
+    divisors = sorted(("n-1", "n"), key=lambda divisor: divisor != life.divisor)
+    for weight, statistic, divisor in itertools.product(weights[0], RARE, divisors):
+        yield Memory(statistic=statistic, weight=weight, divisor=divisor)
+    for weight, divisor in itertools.product(weights[1], divisors):
+        yield Memory(averaging="added", weight=weight, divisor=divisor)
+    schedule = scheduled(life)
+    if schedule:
+        for divisor in divisors:
+            yield Memory(averaging="scheduled", weights=schedule, weight=life.weight, divisor=divisor)
+
+
+def added_weight(life: Life) -> float | None:
+    """The weight with which batches are added to the running mean, from which nothing is taken off."""
+    pairs = [(put_in(Memory(), one, life)[0][0][0], one.after[0] - one.before[0]) for one in life.of(True)]
+    top, bottom = (sum(float(np.sum(put * each[at])) for each in pairs for put in each[:1]) for at in (1, 0))
+    weight = top / bottom if bottom > 0 else 0.0
+    return few_digits(weight) if 0.0 < weight <= 1.0 else None
+
+
+def scheduled(life: Life) -> tuple[float, ...]:
+    """The weight of the new batch in the running mean, forward by forward; () where it is one, or none shows."""
+    found = []
+    for forward in life.of(True):
+        put = put_in(Memory(), forward, life)[0][0][0]
+        gap, step = put - forward.before[0], forward.after[0] - forward.before[0]
+        weight = float(np.sum(gap * step)) / max(float(np.sum(gap**2)), 1e-300)
+        found.append(few_digits(weight))
+    steady = max(found) - min(found) <= APART * max(found)
+    return () if steady or min(found) <= 0.0 or max(found) > 1.0 + FEW_DIGITS else tuple(found)
 
 
 def orders(group: Group) -> Sequence[str]:
@@ -204,7 +259,10 @@ def shown_weight(base: Memory, life: Life, which: int) -> float:
         gap = put[which] - forward.before[which]
         top += float(np.sum(gap * (forward.after[which] - forward.before[which])))
         bottom += float(np.sum(gap**2))
-    weight = top / bottom if bottom > 0 else 0.0
+    return few_digits(top / bottom if bottom > 0 else 0.0)
+
+
+def few_digits(weight: float) -> float:
     near = float(f"{weight:.4g}")
     return near if abs(near - weight) < 1e-6 else weight
 

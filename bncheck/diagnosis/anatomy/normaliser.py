@@ -16,24 +16,29 @@ import numpy as np
 from bncheck.diagnosis.anatomy.activations import Activation
 from bncheck.diagnosis.anatomy.groups import Group, Moments, moments
 from bncheck.diagnosis.anatomy.lines import Lines, Shown, solution
+from bncheck.diagnosis.anatomy.twists import TWISTS
 from bncheck.diagnosis.anatomy.values import OUTPUT_ROUNDINGS, Forward, Life, moments_of
 from bncheck.diagnosis.fit.interval import known, meet, quotient, shortest
 from bncheck.diagnosis.fit.stream import SUM_LAMBDA
 from bncheck.trace import Array
 
 TRAIN_SOURCES = ("batch", "running", "running-after", "blend", "mean-square")
-EVAL_SOURCES = ("running", "running-std", "batch", "blend", "mean-square")
+EVAL_SOURCES = ("running", "running-std", "batch", "blend", "mean-square", "began", "first-eval", "running-square")
+ODD = ("began", "first-eval", "running-square")  # nothing but all of it tells these from another eps
 # A source with numbers of its own to fit needs more lines than those.
 FEWEST_LINES = {"blend": 3, "renorm": 6, "within": 3}
+SIGNS = (-1.0, 1.0)
 NO_LIMIT = 1e6  # of what a renormalisation is clipped to: beyond it nothing was
 
 
 @dataclass(frozen=True)
 class Normaliser:
     """``source``: batch (the group's own moments), running (before the forward), running-after, blend (``shares``: the
-    weight of the batch), mean-square (nothing is subtracted), running-std (a deviation is held), renorm (``shares``:
-    the limits of r and d), mixture (``shares``: instance, layer and batch of the mean, then of the variance), within
-    (the batch's mean, and the mean of the variances of each ``within``: how their means differ is left out)."""
+    weight of the batch), mean-square (nothing is subtracted), running-std (a deviation is held), running-square (the
+    mean of the squares is held), began (the statistics before any forward), first-eval (those before the first of
+    eval), renorm (``shares``: the limits of r and d), mixture (``shares``: instance, layer and batch of the mean, then
+    of the variance), within (the batch's mean, and the mean of the variances of each ``within``: how their means differ
+    is left out). ``twist``: what is done to them by mistake, a word of ``twists.py``."""
 
     group: Group = Group()
     source: str = "batch"
@@ -42,6 +47,7 @@ class Normaliser:
     divisor: str = "n"
     eps: float = 0.0
     placement: str = "inside"
+    twist: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ def moment_errors(found: Moments, u: float) -> tuple[Array, Array]:
 
 def of_groups(rule: Normaliser, forward: Forward, found: Moments, life: Life) -> Taken:
     """What a rule normalises with, one number per group."""
+    if rule.twist:
+        return twisted(rule, of_groups(replace(rule, twist=""), forward, found, life))
     if rule.source == "within":
         return within_groups(rule, moments(rule.within, forward.x), forward.x.shape[1], life)
     mean_error, var_error = moment_errors(found, life.u)
@@ -74,10 +82,15 @@ def of_groups(rule: Normaliser, forward: Forward, found: Moments, life: Life) ->
     rm, rv = (part[found.channel] for part in held)
     if rule.source == "batch":
         return Taken(found.mean, var, mean_error, var_error)
-    if rule.source in ("running", "running-after"):
+    if rule.source in ("began", "first-eval"):
+        first = next(one for one in life.forwards if rule.source == "began" or not one.training)
+        rm, rv = (part[found.channel] for part in first.before)
+    if rule.source in ("running", "running-after", "began", "first-eval"):
         return Taken(rm, rv, life.u * np.abs(rm), life.u * np.abs(rv))
     if rule.source == "running-std":
         return Taken(rm, rv**2, life.u * np.abs(rm), 2.0 * life.u * rv**2)
+    if rule.source == "running-square":
+        return Taken(rm, rv - rm**2, life.u * np.abs(rm), life.u * (np.abs(rv) + 2.0 * rm**2))
     if rule.source == "mean-square":
         return Taken(np.zeros_like(found.mean), found.square, np.zeros_like(found.mean), var_error)
     if rule.source == "renorm":
@@ -89,6 +102,15 @@ def of_groups(rule: Normaliser, forward: Forward, found: Moments, life: Life) ->
         mean_error + life.u * (np.abs(rm) + np.abs(found.mean)),
         var_error + life.u * (np.abs(rv) + var),
     )
+
+
+def twisted(rule: Normaliser, use: Taken) -> Taken:
+    """With the bounds on rounding that the twist makes of those of the statistics."""
+    made = TWISTS[rule.twist].made
+    mean, var = made(use.mean, use.var, rule.eps)
+    others = [made(use.mean + s * use.mean_error, use.var + t * use.var_error, rule.eps) for s in SIGNS for t in SIGNS]
+    off = [np.max([np.abs(other[which] - at) for other in others], axis=0) for which, at in enumerate((mean, var))]
+    return Taken(mean, var, *off)
 
 
 def within_groups(rule: Normaliser, found: Moments, channels: int, life: Life) -> Taken:
@@ -143,8 +165,13 @@ def taken(rule: Normaliser, forward: Forward, life: Life) -> Taken:
 
 
 def inverse(rule: Normaliser, var: Array) -> Array:
+    sign = sign_of(rule)
     with np.errstate(all="ignore"):
-        return 1.0 / (np.sqrt(var) + rule.eps) if rule.placement == "outside" else 1.0 / np.sqrt(var + rule.eps)
+        return sign / (np.sqrt(var) + rule.eps) if rule.placement == "outside" else sign / np.sqrt(var + rule.eps)
+
+
+def sign_of(rule: Normaliser) -> float:
+    return TWISTS[rule.twist].sign if rule.twist else 1.0
 
 
 def output(rule: Normaliser, activation: Activation, forward: Forward, life: Life) -> tuple[Array, Array]:
@@ -157,32 +184,33 @@ def output(rule: Normaliser, activation: Activation, forward: Forward, life: Lif
         z = gamma * h + beta
         y = activation(z)
         unit = OUTPUT_ROUNDINGS * life.u
-        bound = unit * (np.abs(gamma) * r * (np.abs(forward.x) + np.abs(use.mean)) + np.abs(beta) + np.abs(z))
-        bound += np.abs(gamma) * r * use.mean_error
+        size = np.abs(gamma * r)
+        bound = unit * (size * (np.abs(forward.x) + np.abs(use.mean)) + np.abs(beta) + np.abs(z))
+        bound += size * use.mean_error
         bound += np.abs(gamma * h) * np.minimum(r**2 * use.var_error, 1.0)
     return y, bound
 
 
 def reproduces(rule: Normaliser, activation: Activation, forwards: Sequence[Forward], life: Life) -> bool:
-    """Whether every output comes out within its bound."""
+    """Whether every output comes out within its bound; NaN as NaN."""
     for forward in forwards:
         y, bound = output(rule, activation, forward, life)
-        if not np.all(np.abs(y - forward.y) <= bound):
+        if not np.all((np.abs(y - forward.y) <= bound) | (np.isnan(y) & np.isnan(forward.y))):
             return False
     return True
 
 
 def hypotheses(
-    shown: Sequence[Shown], group: Group, source: str, life: Life, within: Group | None = None
+    shown: Sequence[Shown], group: Group, source: str, life: Life, within: Group | None = None, twist: str = ""
 ) -> Iterator[Normaliser]:
     """The rules of one group and source that stand before the replay, the most usual first."""
     if len(shown) * shown[0].forward.x.shape[1] < FEWEST_LINES.get(source, 1):
         return
-    base = Normaliser(group=group, source=source, within=within or Group(), eps=life.eps)
+    base = Normaliser(group=group, source=source, within=within or Group(), eps=life.eps, twist=twist)
     if not begins(base, shown[0], life):
         return
     found = [moments_of(group, one.forward) for one in shown]
-    lines = [solution(one, part, life.u) for one, part in zip(shown, found, strict=True)]
+    lines = [turned(base, solution(one, part, life.u)) for one, part in zip(shown, found, strict=True)]
     if not all(line.straight and line.known.any() for line in lines):
         return
     if source == "blend":
@@ -202,6 +230,8 @@ def hypotheses(
         for placement in ("inside", "outside"):
             for eps in common_eps(each, placement, life.eps):
                 stands.append(replace(rule, placement=placement, eps=eps))
+    if twist or source in ODD:
+        stands = [rule for rule in stands if (rule.eps, rule.placement) == (life.eps, "inside")]
     yield from sorted(stands, key=lambda rule: departures(rule, life))
 
 
@@ -213,6 +243,11 @@ def begins(rule: Normaliser, first: Shown, life: Life) -> bool:
         return False
     fitted = rule.source in FEWEST_LINES
     return fitted or means_fit(line, of_groups(rule, first.forward, found, life))
+
+
+def turned(rule: Normaliser, line: Lines) -> Lines:
+    """As it reads where the sign of all is reversed."""
+    return replace(line, r=sign_of(rule) * line.r)
 
 
 def departures(rule: Normaliser, life: Life) -> int:

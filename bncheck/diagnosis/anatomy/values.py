@@ -101,7 +101,8 @@ def lives_of(case: Case, trace: Trace, divisor: str = "n-1") -> Iterator[Life]:
 
 
 def read_forwards(trace: Trace, stream: Stream) -> tuple[Forward, ...]:
-    """() where some forward was not kept whole: what a rule does elsewhere cannot be told from the others."""
+    """() where some forward was not kept whole: what a rule does elsewhere cannot be told from the others. Eval may
+    make NaN of some channels, as the root of a mean does that somebody took for a variance."""
     found = []
     channels = stream.mean.shape[1]
     for event, kind in enumerate(stream.kinds):
@@ -111,7 +112,7 @@ def read_forwards(trace: Trace, stream: Stream) -> tuple[Forward, ...]:
         (x, width), (y, _), (dy, _) = (values(trace, word, stream.layer.name, event) for word in words)
         if x is None or y is None or x.shape != y.shape or x.shape[1] != channels or stream.n[event] < 2:
             return ()
-        if kind not in (FORWARD, NO_GRAD, EVAL) or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        if kind not in (FORWARD, NO_GRAD, EVAL) or not (np.isfinite(x).all() and told(y, kind == EVAL)):
             return ()
         found.append(
             Forward(
@@ -129,6 +130,12 @@ def read_forwards(trace: Trace, stream: Stream) -> tuple[Forward, ...]:
             )
         )
     return tuple(found)
+
+
+def told(y: Array, evaluating: bool) -> bool:
+    """Whether outputs are finite, or in eval at least some are and no other is infinite."""
+    finite = np.isfinite(y)
+    return bool(finite.all()) or (evaluating and bool(finite.any()) and not np.isinf(y).any())
 
 
 def values(trace: Trace, word: str, layer: str, event: int) -> tuple[Array | None, int]:

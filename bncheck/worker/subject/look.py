@@ -202,7 +202,8 @@ def layer_of(torch, part, make, given, inputs):
         fits = shapes and keeps(custom, module, channels)
         if not first and channels not in taken.values() and not fits and not arguments.shapeless(module):
             return None, Reason("its constructor takes no number of channels")
-        heavy = next((name for name, each in module.named_parameters() if matrix(arguments, each)), "")
+        keeping = part("torch_side", "keeping")
+        heavy = next((name for name, each in module.named_parameters() if matrix(arguments, keeping, each)), "")
         if heavy and holds_complex(module) and takes_complex(torch, lambda: make(*first, **taken), channels):  # noqa: B023
             return None, COMPLEX
         if heavy:
@@ -265,8 +266,9 @@ def takes_complex(torch, make, channels):
     return False
 
 
-def matrix(arguments, tensor):
-    if type(tensor).__name__.startswith("Uninitialized"):
+def matrix(arguments, keeping, tensor):
+    """Whether it is a weight of more than one axis, and not all statistics in one tensor."""
+    if type(tensor).__name__.startswith("Uninitialized") or not tensor.requires_grad and keeping.parts_of("", tensor):
         return False
     return sum(size > 1 for size in tensor.shape) > 1
 

@@ -2,7 +2,7 @@
 
 Loaded by torch_side/watching.py by path. A buffer is a running mean if one forward moved every channel of it by the
 same share of the way to the mean of its input: new = old + a (mean - old) with one a. Likewise the variance, biased or
-not, the standard deviation, its inverse, the variance's logarithm, averaged as they are or by way of the variance.
+not, the standard deviation, its inverse, the logarithm of either, averaged as they are or by way of the variance.
 Python 3.7 syntax.
 """
 
@@ -19,8 +19,8 @@ EACH, ROUNDINGS = 1e-4, 1e-6
 
 
 def suspect(module, plain=False):
-    """A Suspect where a module holds two buffers of the same size, else None. ``plain``: also of tensors that are no
-    buffers."""
+    """A Suspect where a module holds two buffers of the same size, or one that can be both, else None. ``plain``: also
+    of tensors that are no buffers."""
     sizes, held = {}, tensors(module, plain)
     for name, value in held.items():
         if value.is_floating_point() and 2 <= value.numel() <= LARGEST:
@@ -31,12 +31,16 @@ def suspect(module, plain=False):
 
 
 def tensors(module, plain):
+    keeping = sys.modules["bncheck_torch_keeping"]  # watching.py has loaded it
     found = {name: value for name, value in module._buffers.items() if value is not None}
     if plain:
         kind = sys.modules["torch"].Tensor  # an attribute of another kind may raise whatever it is asked
         others = {name: each for name, each in module.__dict__.items() if isinstance(each, kind)}
-        found = dict(others, **found)
-    return {name: value for name, value in found.items() if not hasattr(value, "materialize")}
+        theirs = not type(module).__module__.startswith("torch.")  # a frozen Linear has nothing to show
+        found = dict(others, **(keeping.unlearnt(module) if theirs else found))
+    found = {name: value for name, value in found.items() if not hasattr(value, "materialize")}
+    parts = [keeping.parts_of(name, value) for name, value in found.items() if value.is_floating_point()]
+    return dict(found, **{name: part for each in parts for name, part in each.items()})
 
 
 def forms(module, variances):
@@ -49,6 +53,10 @@ def forms(module, variances):
     yield {"form": "deviation"}, variances
     yield {"form": "deviation", "raw": True}, deviations
     yield {"form": "logarithm"}, variances
+    yield {"form": "log deviation"}, variances
+    with np.errstate(all="ignore"):
+        yield {"form": "logarithm", "raw": True}, [np.log(var) for var in variances]
+        yield {"form": "log deviation", "raw": True}, [np.log(each) for each in deviations]
     yield dict(inside, form="inverse"), variances
     with np.errstate(all="ignore"):
         yield dict(inside, form="inverse", raw=True), [(var + inside["eps"]) ** -0.5 for var in variances]
@@ -92,7 +100,7 @@ class Suspect:
 
     def __init__(self, sizes, plain=False):
         self.plain = plain
-        self.keeping = sys.modules["bncheck_torch_keeping"]  # watching.py has loaded it
+        self.keeping = sys.modules["bncheck_torch_keeping"]
         self.sizes, self.before, self.after, self.tries = sizes, {}, {}, TRIES
 
     def look(self, module, held):
@@ -168,12 +176,14 @@ class Suspect:
             return found if found >= CLOSE or not words or in_each(old, new, goal, "unsure" in words) else np.inf
 
     def named(self, module, size, mean, spread, form, moved):
-        gamma, beta = self.keeping.roles(module, size)
+        gamma, beta = self.keeping.roles(module, size, (mean, spread))
         counter = next(
             (name for name in moved if self.after[name].size == 1 and self.after[name][0] == self.before[name][0] + 1),
             "",
         )
-        plain, form = not form.get("form"), {} if form.get("raw") else form
+        plain, raw = not form.get("form"), form.get("raw")
+        form = {name: value for name, value in form.items() if name != "raw"}
+        form = {} if raw and form["form"] not in self.keeping.LOGARITHMS else form  # averaged as it is, it is one
         return {
             "mean": mean,
             "var": spread if plain else "",

@@ -303,7 +303,7 @@ def from_form(norm, what, value, way):
     words = learnt(holder(norm))
     if what != "running_var" or not words.get("form"):
         return value
-    return getattr(sys.modules["bncheck_torch_keeping"], way)(value, words)  # it has made these words
+    return getattr(sys.modules["bncheck_torch_keeping"], way)(value, words)
 
 
 def learnt(module):
@@ -328,7 +328,8 @@ def holder(norm):
 def attribute(module, what):
     """A scripted layer hands out the property object itself where its class has a property; ``bias`` may be a flag."""
     found = [getattr(module, name, None) for name in NAMES[what]]
-    found += [getattr(module, name, None) for name in (learnt(module).get(WORDS.get(what, "")),) if name]
+    name = learnt(module).get(WORDS.get(what, ""))
+    found += [sys.modules["bncheck_torch_keeping"].kept(module, name)] if name else []  # it has made these words
     return next((held for held in found if held is not None and could_be(held, what)), None)
 
 
@@ -340,8 +341,10 @@ def could_be(held, what):
 
 
 def kept_tensors(torch, norm):
-    """{name: tensor} of what the layer keeps from step to step but does not learn: buffers, plain attributes."""
-    found = dict(norm.named_buffers())
+    """{name: tensor} of what the layer keeps from step to step but does not learn: parameters that get no gradient,
+    buffers, plain attributes."""
+    found = {name: value for name, value in norm.named_parameters() if not value.requires_grad}
+    found.update(norm.named_buffers())
     found.update((name, value) for name, value in vars(norm).items() if isinstance(value, torch.Tensor))
     return found
 

@@ -69,7 +69,7 @@ def arrays(torch, norms, keeping):
     for place, module in enumerate(norms.values()):
         names = usual if isinstance(module, builtin) else keeping.words_of(module)
         for word, quantity in words.items():
-            value = getattr(module, names[word], None) if names.get(word) else None
+            value = keeping.kept(module, names.get(word))
             if not hasattr(value, "detach") or lazy(value):
                 continue
             data = value.detach().cpu()

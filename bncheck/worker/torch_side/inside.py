@@ -221,7 +221,8 @@ def facts(torch, custom, layer, shape):
         return "it stays in eval while the model trains"
     if shape is None:
         return "it did not run in training, or gives more than one tensor"
-    more = [name for name, each in layer.named_parameters() if id(each) not in known]
+    kept_whole = {custom.learnt(layer).get(word, "").partition("[")[0] for word in ("mean", "var")}
+    more = [name for name, each in layer.named_parameters() if id(each) not in known and name not in kept_whole]
     if more:
         return "it learns %s, which is not known to be its gamma or beta" % more[0]
     channels, (eps, momentum) = held["running_mean"].numel(), (custom.find(layer, word) for word in ("eps", "momentum"))
@@ -236,8 +237,9 @@ def facts(torch, custom, layer, shape):
     why = "it has a %s, and not a number for each of its %d channels" % (" and a ".join(odd), channels) if odd else ""
     if custom.learnt(layer).get("unsure"):
         why = why or "it holds one over a standard deviation, and how much eps is in that does not show"
-    for each in layer.parameters():
-        each.requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
+    for what in ("gamma", "beta"):
+        if isinstance(held[what], torch.nn.Parameter):
+            held[what].requires_grad_()  # frozen from outside, for fine-tuning: what the layer computes is the question
     counter = custom.find(layer, "counter")
     if isinstance(counter, torch.Tensor):
         counter.zero_()  # as the built-in layer's that it is played beside

@@ -19,9 +19,11 @@ DEVIATIONS = ("running_std", "moving_std", "stored_std", "running_sigma")
 COUNTERS = ("num_batches_tracked", "counter", "num_batches")
 GAMMAS, BETAS = ("weight", "gamma", "scale", "gain"), ("bias", "beta", "shift", "offset")
 # module → its words, of layers whose names say nothing and whose behaviour was seen (shown.py). Beside the usual
-# words: ``form``, of what it keeps in the place of a variance ("deviation", "inverse", "logarithm"), and ``eps`` inside
-# an inverse (``unsure``: it holds none).
+# words: ``form``, of what it keeps in the place of a variance ("deviation", "inverse", "logarithm", "log deviation"),
+# and ``eps`` inside an inverse (``unsure``: it holds none). A name may be of a part of a tensor (``parts_of``).
 SHOWN = weakref.WeakKeyDictionary()
+LOGARITHMS = {"logarithm": 1.0, "log deviation": 2.0}  # times this is the variance's own logarithm
+TOGETHER = (2, 3)  # rows of a tensor that holds all statistics of a layer
 LITTLE = sys.byteorder == "little"
 OWN_DICTS = ("_modules", "_parameters", "_buffers")  # of nn.Module
 
@@ -130,11 +132,35 @@ def kept(module, name):
     value = module._buffers.get(name)
     if value is None:
         value = module._parameters.get(name)
+    if value is None and name[-1] == "]":
+        whole = name.partition("[")[0]
+        return parts_of(whole, kept(module, whole)).get(name)
     return getattr(module, name, None) if value is None else value
 
 
+def parts_of(name, tensor):
+    """{"stats[0]": a view of it, …}: mean and variance may be kept in one tensor, (2, C) or (C, 2)."""
+    if not hasattr(tensor, "detach") or tensor.dim() < 2:
+        return {}
+    tensor, found = tensor.detach(), {}
+    if tensor.shape[0] in TOGETHER:
+        found.update(("%s[%d]" % (name, row), tensor[row]) for row in range(tensor.shape[0]))
+    if tensor.shape[-1] in TOGETHER:
+        before = "..." if tensor.dim() > 2 else ":"
+        found.update(("%s[%s, %d]" % (name, before, row), tensor[..., row]) for row in range(tensor.shape[-1]))
+    return found
+
+
+def unlearnt(module):
+    """{name: tensor} of its buffers, and of its parameters that get no gradient: statistics are kept as those, too."""
+    found = {name: value for name, value in module._parameters.items() if value is not None and not value.requires_grad}
+    return dict(found, **{name: value for name, value in module._buffers.items() if value is not None})
+
+
 def has_plain(module):
-    plain = "running_mean" in module.__dict__ or "moving_mean" in module.__dict__
+    """Whether it keeps statistics as something else than buffers."""
+    held, learnt = module.__dict__, module._parameters
+    plain = "running_mean" in held or "moving_mean" in held or "running_mean" in learnt or "moving_mean" in learnt
     return plain or (bool(SHOWN) and module in SHOWN)
 
 
@@ -155,9 +181,10 @@ def words_of(module):
     both statistics, of the same size, under names that say so, nor has its behaviour shown them."""
     if module in SHOWN:
         return SHOWN[module]
-    kept = {name: value for name, value in module._buffers.items() if value is not None}
-    for name, value in module.__dict__.items():  # a tensor that is no buffer
-        if name in MEANS[:2] + VARS[:3] and hasattr(value, "detach"):
+    kept = unlearnt(module)
+    for name in MEANS[:2] + VARS[:3]:  # a tensor that is no buffer, or a parameter that nobody froze
+        value = module.__dict__.get(name, module._parameters.get(name))
+        if hasattr(value, "detach"):
             kept.setdefault(name, value)
 
     def first(names):
@@ -169,7 +196,7 @@ def words_of(module):
     channels = kept[mean].numel()
     if channels != kept[var or deviation].numel():
         return None
-    gamma, beta = roles(module, channels)
+    gamma, beta = roles(module, channels, (mean, var, deviation))
     return {
         "mean": mean,
         "var": var,
@@ -185,7 +212,8 @@ def as_variance(values, words):
     form = words.get("form", "")
     if form == "deviation":
         return values * values
-    if form == "logarithm":
+    if form in LOGARITHMS:
+        values = values * LOGARITHMS[form]
         return np.exp(values) if isinstance(values, np.ndarray) else values.exp()
     return 1.0 / (values * values) - words["eps"] if form == "inverse" else values
 
@@ -195,18 +223,19 @@ def from_variance(values, words):
     form = words.get("form", "")
     if form == "deviation":
         return values**0.5
-    if form == "logarithm":
-        return np.log(values) if isinstance(values, np.ndarray) else values.log()
+    if form in LOGARITHMS:
+        return (np.log(values) if isinstance(values, np.ndarray) else values.log()) / LOGARITHMS[form]
     return (values + words["eps"]) ** -0.5 if form == "inverse" else values
 
 
-def roles(module, channels):
-    """The names of scale and shift: by their names, else by what they are when the layer is new: ones and zeros."""
+def roles(module, channels, others=()):
+    """The names of scale and shift: by their names, else by what they are when the layer is new: ones and zeros.
+    ``others``: names of what is neither."""
     held = {name: value for name, value in dict(module._buffers, **module._parameters).items() if value is not None}
     gamma = next((name for name in GAMMAS if name in held), "")
     beta = next((name for name in BETAS if name in held), "")
     for name, value in module._parameters.items():
-        if value is None or name in (gamma, beta) or value.numel() != channels:
+        if value is None or name in (gamma, beta) or name in others or value.numel() != channels:
             continue
         if not gamma and bool((value.detach() == 1).all()):
             gamma = name
@@ -221,7 +250,7 @@ def named(words):
 
 
 def channels_of(module, words):
-    held = getattr(module, words["mean"], None)
+    held = kept(module, words["mean"])
     if held is not None:
         try:
             return int(held.numel())

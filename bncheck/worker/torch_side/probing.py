@@ -5,6 +5,8 @@ its own. So statistics are known that no forward moves, and a gamma and a beta o
 shown.py, for layers of the user's whose names say nothing. Python 3.7 syntax. The layer is a copy that nobody needs.
 """
 
+import sys
+
 import numpy as np
 
 STRAIGHT = 1e-3  # of the output's deviation: how far y may be from a straight line over x in each channel
@@ -114,7 +116,8 @@ def eps_within(probe, words, start):
     it holds to the power of -2 the same share of the way to the batch's variance and eps, in all channels. None where
     n and n - 1 give two, or neither gives one."""
     x = probe.torch.randn_like(probe.x) * 0.01 * probe.grow + 0.05 * probe.grow
-    mean, held = (getattr(probe.module, words[word]).data for word in ("mean", "deviation"))
+    kept = sys.modules["bncheck_torch_keeping"].kept
+    mean, held = (kept(probe.module, words[word]).data for word in ("mean", "deviation"))
     mean.zero_()
     held.fill_(start)
     if probe.out(True, x) is None:
@@ -122,7 +125,7 @@ def eps_within(probe, words, start):
     rows = probe.rows(x)
     n, var = rows.shape[1], rows.var(1)
     after, now = (
-        getattr(probe.module, words[word]).detach().double().numpy().reshape(-1) for word in ("mean", "deviation")
+        kept(probe.module, words[word]).detach().double().numpy().reshape(-1) for word in ("mean", "deviation")
     )
     share = after / rows.mean(1)
     if not (np.isfinite(now) & (now > 0)).all() or np.ptp(share) > SAME * np.abs(share).max() or not 0 < share[0] <= 1:
@@ -152,8 +155,9 @@ def role_of(lines):
         rate = np.log(ratios) / steps
     if not np.isfinite(powers).all():
         return None
-    if (np.abs(rate + 0.5) < POWER).all():
-        return "logarithm"
+    for form, due in (("logarithm", -0.5), ("log deviation", -1.0)):
+        if (np.abs(rate - due) < POWER).all():
+            return form
     return next((form for form, power in POWERS if (np.abs(powers - power) < POWER).all()), None)
 
 

@@ -8,6 +8,7 @@ import copy
 
 FORWARDS = 2
 SAMPLES, SIDE = 8, 5  # of a batch for a layer by itself
+STATISTICS = ("running_mean", "running_var")
 LARGE = 1 << 28  # parameters of a model that is copied
 
 
@@ -66,7 +67,8 @@ def learn_alone(torch, part, module, shape):
     found = learn(torch, part, module, lambda other: other(torch.randn(*shape)))
     custom, keeping = part("custom"), part("keeping")
     for each in module.modules():
-        if isinstance(each._buffers, dict) and custom.attribute(each, "running_mean") is None:
+        known = isinstance(each._buffers, dict) and [custom.attribute(each, what) for what in STATISTICS]
+        if known and any(held is None for held in known):
             words = keeping.words_of(each)
             if words is not None and words["var"]:
                 # Of one over a deviation that has an eps of unknown size in it nothing is held against a variance.
@@ -121,6 +123,7 @@ def taken(module, words):
         "deviation": "a standard deviation",
         "inverse": "one over a standard deviation",
         "logarithm": "a logarithm",
+        "log deviation": "the logarithm of a standard deviation",
     }
     held, kind = forms.get(words.get("form"), ""), type(module).__name__
     mean, spread = words["mean"], words["var"] or words["deviation"]
