@@ -49,6 +49,7 @@ HAPPENINGS: Mapping[str, str] = {
     "load": "state was loaded (module, missing, unexpected, misshaped: keys of normalising layers alone)",
     "save": "state was saved or read out (module)",
     "copy": "a module was copied (module)",
+    "average": "averaged weights were written into a copy (module; buffers: whether statistics are averaged, too)",
     "export": "a module was exported, traced or compiled (module, by)",
     "convert": "a layer was put in another's place, or changed its class or dtype (was, became)",
     "requires_grad": "gamma or beta was frozen or thawed (layers, value; flag: the layer's own, where it says less)",

@@ -12,6 +12,7 @@ from bncheck.diagnosis.alone import judge_lives
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 # Script → (cause, the end of the first layer's name, file of the line that is named; "" where the fault has none).
 WANTED = {
+    "averaged_without_update_bn": ("stale-state", "1", "averaged_without_update_bn.py"),
     "batch_of_one": ("single-value", "4", "parts.py"),
     "copied_momentum": ("batch-weight", "4", ""),
     "ddp_different_statistics": ("synchronisation", "1", ""),

@@ -16,6 +16,7 @@ SENTENCES: Mapping[str, str] = {
     "load": "state was loaded",
     "save": "state was saved",
     "copy": "a module was copied",
+    "average": "averaged weights were written into a copy",
     "export": "a module was exported",
     "convert": "a layer was replaced or converted",
     "requires_grad": "gamma and beta were frozen or thawed",

@@ -200,6 +200,7 @@ def averages(watching):
         return
 
     def averaged(frame, args, kwargs, seen, found):
+        tell(watching, "average", frame, args[0], buffers=bool(getattr(args[0], "use_buffers", False)))
         watching.changes("average", watching.where(frame), args[0])
 
     outermost(watching, tools.AveragedModel, "update_parameters", then=averaged)

@@ -5,7 +5,8 @@ their initial values, or an earlier snapshot, on reload, or in a copy (a teacher
 to date and is used with them. The mode is right and the rule of the update too, only the values are not the latest. Or
 a function that was called with the model put them back to the start. In a checkpoint: a mean of 0 and a variance of 1
 in every channel, beside a counter that says how often it was trained. In a program that was watched: such statistics
-are evaluated after a load that lacked them, after a reset, or in a copy whose weights follow the original's; or the
+are evaluated after a load that lacked them, after a reset, or in a copy whose weights follow the original's; or
+averaged weights are evaluated with the statistics of the latest ones, and the outputs are off for it; or the
 inputs of a layer move faster than its average follows, and replay shows that the latest training batches are far from
 it.
 
@@ -23,7 +24,7 @@ from bncheck.diagnosis.rules import applications
 from bncheck.diagnosis.rules.gaps import Reason, about_gap, anew, weight_of
 from bncheck.diagnosis.rules.holdings import start
 from bncheck.diagnosis.rules.holdings.words import of_holding
-from bncheck.diagnosis.rules.lives import behind
+from bncheck.diagnosis.rules.lives import averages, behind
 from bncheck.diagnosis.rules.lives.words import of_life
 from bncheck.diagnosis.rules.movement import moved
 from bncheck.diagnosis.rules.wording import names, number, percent, targets
@@ -169,7 +170,7 @@ def check_holding(holding: Holding) -> list[Finding]:
 
 def check_life(life: Life) -> list[Finding]:
     """Evaluations with statistics that were not loaded, were reset, or did not follow the weights."""
-    causes = (behind.lost_on_load, behind.back_to_start, behind.left_behind, behind.new_beside_trained)
+    causes = (behind.lost_on_load, behind.back_to_start, behind.left_behind, behind.new_beside_trained, averages.unlike)
     said = of_life(life, CODE, CAUSE, [cause(life) for cause in causes])
     return [*said, *about_gap(life, CODE, CAUSE, lagging)]
 
