@@ -55,6 +55,14 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def is_link(path: Path) -> bool:
+    """Likewise, whether it is a link, wherever that leads."""
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
 def open_within(folder: Path, *names: str) -> io.BufferedReader:
     """``folder/name/…/name``, where none of the names is a link. OSError likewise.
 

@@ -30,6 +30,7 @@ from bncheck.diagnosis.shared import at_several_places
 from bncheck.evidence import CellView
 from bncheck.finding import Finding
 from bncheck.life import Life
+from bncheck.scenario import op_of
 
 ROW = 5  # words of what a worker says of a module (torch_side/leaves.py); own_side/leaves.py adds two lists of sums
 # Of the largest: what two kernels make of one thing lies nearer than this, float32 behind some layers 1e-5.
@@ -94,7 +95,8 @@ def inside(view: CellView, documented: Sequence[Mapping[str, Any]]) -> Inside:
 
 def sets_modes(view: CellView) -> bool:
     """Whether the program itself puts single layers into a mode, or freezes them."""
-    return any(event.op in ("set_mode", "freeze", "apply") for event in view.case.events)
+    rows = [op_of(event.op) for event in view.case.events]
+    return any("mode" in row.changes and not row.forward for row in rows)
 
 
 def unjudged(view: CellView, found: Sequence[Verdict], life: Life | None) -> tuple[str, ...]:

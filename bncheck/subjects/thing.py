@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bncheck.bounded import is_folder, is_regular, is_there, read_bounded
+from bncheck.bounded import is_folder, is_link, is_regular, is_there, read_bounded
 from bncheck.errors import UsageError, nearest
 from bncheck.subjects.proposed import names_in, proposal
 
@@ -77,7 +77,7 @@ def existing(path: Path) -> Path:
         return path  # SavedModel, orbax: whoever reads it says what it is
     if is_there(path):
         raise UsageError(f"{path} is no regular file", "copy what it gives into one, and name that")
-    if path.is_symlink():
+    if is_link(path):
         raise UsageError(f"{path} is a link that leads nowhere", "name the file that it should lead to")
     folder = path.parent
     names = [each.name for each in folder.iterdir()] if is_folder(folder) else []

@@ -129,9 +129,10 @@ def kept(module, name):
     """An attribute of a module, None where it has none. Module.__getattr__ takes longer than all else of a look."""
     if not name:
         return None
-    value = module._buffers.get(name)
-    if value is None:
-        value = module._parameters.get(name)
+    value = None
+    if isinstance(module._buffers, dict):  # a scripted module's is none
+        value = module._buffers.get(name)
+        value = module._parameters.get(name) if value is None else value
     if value is None and name[-1] == "]":
         whole = name.partition("[")[0]
         return parts_of(whole, kept(module, whole)).get(name)
@@ -183,7 +184,8 @@ def words_of(module):
         return SHOWN[module]
     kept = unlearnt(module)
     for name in MEANS[:2] + VARS[:3]:  # a tensor that is no buffer, or a parameter that nobody froze
-        value = module.__dict__.get(name, module._parameters.get(name))
+        learnt = module._parameters[name] if name in module._parameters else None  # a scripted module's has no get()
+        value = module.__dict__.get(name, learnt)
         if hasattr(value, "detach"):
             kept.setdefault(name, value)
 
