@@ -124,10 +124,25 @@ def own_name(subject: Subject, what: str) -> str:
         return what
     usual = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}.get(what, what)
     if not own_words(subject):
-        return usual
+        return told_name(subject, what, usual)
     source = body_of(subject.custom_source, own_words(subject).rpartition(":")[2])
     said = [name for name in NAMES[what] if re.search(rf"self\.{name}\b|[\"']{name}[\"']", source)]
     return said[0] if said else usual
+
+
+def told_name(subject: Subject, what: str, usual: str) -> str:
+    """The same for a layer inside a whole network: of the user's own its worker says it, which is foreign text."""
+    cell = subject.notes.get("cell")
+    layers = cell.get("layers") if isinstance(cell, Mapping) else None
+    layer = layers.get(subject.layer) if isinstance(layers, Mapping) else None
+    state = layer.get("state") if isinstance(layer, Mapping) else None
+    if not isinstance(state, Mapping):
+        return usual
+    kept = what != "counter" and subject.trace.get(subject.layer, what) is not None
+    name = state.get(what, "" if kept else usual)
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)):
+        raise CannotWriteError("the layer keeps its statistics in another form, or in another layer inside it")
+    return name
 
 
 def body_of(source: str, name: str) -> str:

@@ -333,6 +333,18 @@ def attribute(module, what):
     return next((held for held in found if held is not None and could_be(held, what)), None)
 
 
+def names_in(norm):
+    """{neutral word: the attribute of the layer that holds it}; nothing of what it keeps in another form, in a part of
+    a tensor or in a layer inside it."""
+    words, found = learnt(norm), {}
+    for what, word in WORDS.items():
+        names = list(NAMES[what]) + [words.get(word) or ""]
+        name = next((each for each in names if each and hasattr(getattr(norm, each, None), "detach")), "")
+        if name and not (what == "running_var" and words.get("form")):
+            found[what] = name
+    return found
+
+
 def could_be(held, what):
     return hasattr(held, "detach") if what in TENSORS else not isinstance(held, property)
 
