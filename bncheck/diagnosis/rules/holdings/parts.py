@@ -122,6 +122,17 @@ def without_statistics(holding: Holding) -> Said | None:
     if holding.format == "model":
         return None
     held_with = [held for held in holding.layers if held.running_mean is not None or held.running_var is not None]
+    counted = () if held_with else tuple(counted_in(holding))
+    if counted:
+        who = counted[0] if len(counted) == 1 else f"{len(counted)} layers ({listed(counted)})"
+        return Said(
+            counted,
+            f"the running statistics of {who} are missing, though the file counts the batches that "
+            f"{verb(counted, 'it has', 'they have')} seen "
+            f"(num_batches_tracked). A model that loads the file with strict=False keeps the statistics that it has.",
+            "save the whole state of the model, and load it with strict=True, which says what is missing",
+            evidence={"layers without statistics": len(counted)},
+        )
     lacking = [held.layer for held in holding.layers if held not in held_with and held.gamma is not None]
     known = {held.layer for held in holding.layers} | set(orphans(holding))
     lacking += [name for name in named_like(holding) if name not in known]
@@ -143,16 +154,6 @@ def without_statistics(holding: Holding) -> Said | None:
             f"model that loads the file with strict=False keeps the statistics that it has.",
             "save the whole state of the model, and load it with strict=True, which says what is missing",
             evidence={"layers with statistics": len(held_with)},
-        )
-    counted = tuple(counted_in(holding))
-    if counted:
-        who = counted[0] if len(counted) == 1 else f"{len(counted)} layers ({listed(counted)})"
-        return Said(
-            counted,
-            f"the running statistics of {who} are missing, though the file counts the batches that they have seen "
-            f"(num_batches_tracked). A model that loads the file with strict=False keeps the statistics that it has.",
-            "save the whole state of the model, and load it with strict=True, which says what is missing",
-            evidence={"layers without statistics": len(counted)},
         )
     one = len(lacking) == 1
     return Said(
