@@ -334,13 +334,16 @@ def attribute(module, what):
 
 
 def names_in(norm):
-    """{neutral word: the attribute of the layer that holds it}; nothing of what it keeps in another form, in a part of
-    a tensor or in a layer inside it."""
+    """{neutral word: the attribute of the layer that holds it}; of what it keeps in another form or in a part of a
+    tensor a text that is no name, and nothing of what a layer inside it holds."""
     words, found = learnt(norm), {}
     for what, word in WORDS.items():
-        names = list(NAMES[what]) + [words.get(word) or ""]
-        name = next((each for each in names if each and hasattr(getattr(norm, each, None), "detach")), "")
-        if name and not (what == "running_var" and words.get("form")):
+        taken = words.get(word) or ""
+        names = list(NAMES[what]) + [taken]
+        name = next((each for each in names if each and hasattr(getattr(norm, each, None), "detach")), taken)
+        if what == "running_var" and words.get("form"):
+            name = "(%s)" % words["form"]
+        if name:
             found[what] = name
     return found
 
