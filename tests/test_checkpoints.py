@@ -331,6 +331,15 @@ def test_complex_statistics_are_said_not_to_be_judged(tmp_path: Path) -> None:
     assert found.holding.remarks == ("bn.running_mean holds complex numbers: its layer is not judged.",)
 
 
+def test_a_file_that_counts_batches_is_not_said_to_hold_no_batch_norm(tmp_path: Path) -> None:
+    """Its advice was for BatchNorm that was folded away."""
+    np.savez(tmp_path / "x.npz", **{"stem.1.weight": np.ones(2), "stem.1.num_batches_tracked": np.array(60)})
+    looked = look_at(tmp_path / "x.npz", "x.npz")
+    assert [(each.cause, each.kind, each.layer) for each in looked.findings] == [("state-mismatch", "hazard", "stem.1")]
+    (missed,) = looked.missed
+    assert missed.sentence.startswith("x.npz counts the batches of BatchNorm layers, and holds no running mean and")
+
+
 @pytest.mark.parametrize(
     ("mean", "words"),
     [

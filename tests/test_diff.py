@@ -288,8 +288,8 @@ def test_two_runs_of_one_training_differ_by_no_factor_and_by_no_slip() -> None:
     assert finding.cause == "stale-state"
     assert finding.title == (
         "gamma and beta are equal, only the statistics differ, in bn1: means equal, variances up to 1e-06 of their "
-        "size apart. That alone does not tell why. It is as little as the rounding of two runs of one training, or of "
-        "one estimate, comes to."
+        "size apart. That alone does not tell why. It is no more than rounding makes between two runs of one training, "
+        "or of one estimate."
     )
 
 

@@ -161,7 +161,7 @@ def test_the_neighbours_of_a_layer_that_runs_twice_tell_where_its_data_do_not() 
     cell = {**view.notes["cell"], "places": {"bn": [["one", "two"], ["two", "head"]]}}
     (found,) = inside(replace(view, notes={"cell": cell}), ()).findings
     assert (found.cause, found.targets, found.scenario) == ("shared-state", ("torch",), view.case.scenario)
-    assert found.title.startswith("bn runs 2 times in a call of the model, behind one and behind two: its running")
+    assert found.title.startswith("bn runs twice in a call of the model, behind one and behind two: its running")
 
 
 def test_a_layer_of_whose_calls_the_last_alone_was_seen_is_not_judged_by_the_steps_of_all() -> None:

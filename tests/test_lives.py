@@ -378,14 +378,14 @@ def train_inside_forward() -> Program:
         (final_test_in_training_mode_at_the_end, "mode-leak", "hazard", "bn1 and bn2", "test() at test.py:12 runs"),
         (predicts_in_training_mode, "mode-leak", "hazard", "bn1 and bn2",
          "predict in training mode: nobody called eval() before predict() at serve.py:9"),
-        (frozen_by_requires_grad, "mode-leak", "hazard", "bn1", "bn1 is frozen by halves: gamma and beta get no"),
+        (frozen_by_requires_grad, "mode-leak", "hazard", "bn1", "bn1 is only half frozen: gamma and beta get no"),
         (features_without_gradients, "mode-leak", "hazard", "backbone.bn",
          "backbone.bn is not trained and not in eval either: fit() at probe.py:21 runs it in training mode without "
          "gradients, for 20 optimiser steps. gamma and beta stand still, the running statistics move, and outputs "),
         (frozen_by_halves_by_a_line, "mode-leak", "hazard", "bn1",
          "away from its weights. train() of the whole model (fit() at loop.py:30) undoes the eval() of freeze() at "
          "freeze.py:5."),
-        (frozen_by_requires_grad_and_called_1, "mode-leak", "hazard", "1", "Layer 1 is frozen by halves: gamma"),
+        (frozen_by_requires_grad_and_called_1, "mode-leak", "hazard", "1", "Layer 1 is only half frozen: gamma"),
         (frozen_by_requires_grad_later, "mode-leak", "hazard", "bn1 and bn2", "move on in training mode, for 20"),
         (freeze_undone_by_train, "mode-leak", "hazard", "bn1",
          "freeze() at freeze.py:5 put it into eval, and train() of the whole model (fit() at loop.py:30) put it back. "

@@ -121,5 +121,5 @@ def test_variables_that_were_frozen_one_by_one_are_no_flag_that_came_too_late() 
     by_hand = Happening("requires_grad", 4, 4, ("norm",), None, {"value": False, "flag": True})
     still = life(moments(gammas=[0, 1, 2, 3, 4, 4, 4, 4]), by_hand, trainable=False)
     (item,) = judge_life(still)
-    assert item.title.startswith("norm is frozen by halves: gamma and beta get no gradients")
+    assert item.title.startswith("norm is only half frozen: gamma and beta get no gradients")
     assert item.advice == "set trainable = False on these layers, not on their variables: they then run in inference"

@@ -42,7 +42,7 @@ WANTED = {
     ),
     "Squares": (
         {"wrong-statistic", "normaliser-source"},
-        "with running_var less the square of running_mean for the variance in eval; ",
+        "with running_var minus the square of running_mean as the variance in eval; ",
     ),
     "Together": (set(), ""),
     "TogetherParameter": (set(), ""),
@@ -79,7 +79,7 @@ def test_its_rule_is_named_and_no_other(results: Results, layer: str) -> None:
 def test_what_an_eval_keeps_for_later_ones_shows_behind_more_training(tmp_path: Path, python: Path) -> None:  # noqa: F811
     answer, _, code = checked(f"{LAYERS}:FirstEval", tmp_path / "run", python=str(python))
     assert code == 1
-    assert "with the running statistics as its first eval found them, which training moves no more" in answer.headline
+    assert "with the running statistics as its first eval found them, which training no longer moves" in answer.headline
 
 
 def test_statistics_kept_as_parameters_or_in_one_tensor_are_found_in_a_model(tmp_path: Path, python: Path) -> None:  # noqa: F811

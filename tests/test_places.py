@@ -30,10 +30,10 @@ def told(*calls: list[str], life: Life | None = None) -> list[str]:
 
 def test_a_layer_between_unlike_neighbours_is_at_two_places() -> None:
     assert told(["conv1", "conv2"], ["conv2", "head"]) == [
-        "norm runs 2 times in a call of the model, behind conv1 and behind conv2: its running statistics mix what "
+        "norm runs twice in a call of the model, behind conv1 and behind conv2: its running statistics mix what "
         "reaches these places, and each training step moves them more than once."
     ]
-    assert told(["", "conv"], ["conv", ""])[0].startswith("norm runs 2 times in a call of the model, at the model's")
+    assert told(["", "conv"], ["conv", ""])[0].startswith("norm runs twice in a call of the model, at the model's")
 
 
 def trained(moved: int, tracks: bool = True, gradients: bool = True) -> Life:
@@ -52,7 +52,7 @@ def test_statistics_that_nothing_moves_and_those_that_a_layer_lacks_are_not_mixe
 
 def test_a_layer_that_goes_by_a_number_is_called_a_layer() -> None:
     (found,) = at_several_places(None, {"1": [["0", "2"], ["2", "4"]]}, "model", [])
-    assert found.title.startswith("Layer 1 runs 2 times in a call of the model, behind 0 and behind 2: its running")
+    assert found.title.startswith("Layer 1 runs twice in a call of the model, behind 0 and behind 2: its running")
 
 
 def test_places_of_an_edited_run_are_left_out() -> None:

@@ -121,6 +121,16 @@ def test_what_the_others_are_compared_with_has_no_column_and_is_spoken_of(tmp_pa
     assert itself == ("! hazard", "all-ones · forward")
 
 
+def test_one_target_is_not_said_to_be_compared(tmp_path: Path) -> None:
+    """The page said that each cell compares a target with torch, where torch alone was asked for."""
+    run = literal_run.results()
+    alone = replace(run, targets=run.targets[:1])
+    assert "Each cell compares a target with" in page(run, tmp_path)
+    shown = page(alone, tmp_path)
+    assert "There is one target, and nothing to compare it with." in shown
+    assert "Each cell compares" not in shown
+
+
 def test_a_finding_names_the_commands_that_lead_on() -> None:
     base = literal_run.results()
     first, second = literal_run.finding(), literal_run.finding(case="forward-backward")

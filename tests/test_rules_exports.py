@@ -138,11 +138,9 @@ def test_a_file_in_training_mode_is_named_with_how_it_says_so() -> None:
     nodes = [{"name": "a", "training": True}, {"name": "b", "training": False}]
     found = only(bn401_mode_leak.check_cell(with_file({"batch_norms": nodes, "dropouts": []})))
     assert found.kind == "hazard"
-    assert found.title.startswith(
-        "model.onnx has 1 of 2 BatchNormalization nodes in training mode, by training_mode = 1"
-    )
+    assert found.title.startswith("model.onnx has 1 of 2 BatchNormalization nodes in training mode (training_mode = 1)")
     (older,) = bn401_mode_leak.check_cell(with_file({"opset": 9, "batch_norms": nodes, "dropouts": []}))
-    assert "by five outputs" in older.title
+    assert "(five outputs)" in older.title
     drops = [{"name": "d", "training": True}]
     (dropping,) = bn401_mode_leak.check_cell(with_file({"batch_norms": nodes[1:], "dropouts": drops}))
     assert "1 of 1 Dropout nodes that drop: it gives another output each time" in dropping.title

@@ -76,11 +76,12 @@ def by_neighbours(
         before, behind = ([pair[side] for pair in calls] for side in (0, 1))
         if name in known or len(set(before)) < 2 or len(set(behind)) < 2:
             continue
+        times = "twice" if len(calls) == 2 else f"{len(calls)} times"
         ends = [f"behind {each}" if each else "at the model's input" for each in dict.fromkeys(before)]
         yield shared(
             target,
             name,
-            f"{named(name)} runs {len(calls)} times in a call of the model, {' and '.join(ends[:4])}: {MIX}",
+            f"{named(name)} runs {times} in a call of the model, {' and '.join(ends[:4])}: {MIX}",
             {"forwards in a call": len(calls), "places": len(ends)},
         )
 

@@ -98,7 +98,7 @@ def read_scene(run: Path, results: Results, finding: Finding, case: Case | None 
     """The finding's case as it lies in the run folder; RunFolderError where parts of it are missing."""
     if told_of(results, run) is not None and not was_played(results, run):
         raise RunFolderError(
-            "There is no kit of this finding: a kit plays cases of bncheck run once more, and this answer has none.",
+            "There is no kit for this finding: a kit plays cases of bncheck run once more, and this answer has none.",
             f"Its cause, its layers and the fix stand in the report: bncheck report {run}. A model has a kit where a "
             'scenario plays it: network.model = "FILE.py:NAME", then bncheck run and bncheck repro.',
         )

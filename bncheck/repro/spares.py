@@ -47,7 +47,7 @@ def parsed(source: str) -> list[ast.stmt]:
     try:
         return ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise CannotWriteError(f"the file of your own is no Python: {type(error).__name__}") from error
+        raise CannotWriteError(f"your own file is no valid Python: {type(error).__name__}") from error
 
 
 def binds(node: ast.stmt) -> set[str]:

@@ -135,6 +135,12 @@ def nothing(holding: Holding) -> Shortfall:
             "see the notes; save the statistics of each layer as one array of real numbers, one per channel",
             "there is nothing to judge",
         )
+    if any(key.endswith("num_batches_tracked") for key in holding.others):
+        return Shortfall(
+            f"{holding.name} counts the batches of BatchNorm layers, and holds no running mean and variance of them",
+            "save the whole state of the model (state_dict), and check that file",
+            "there is nothing to judge",
+        )
     return Shortfall(
         f"{holding.name} holds no BatchNorm: {plural(len(holding.others), 'tensor')}, and no running mean and variance "
         "among them",

@@ -95,8 +95,8 @@ SAID: dict[str, tuple[str, Kind, str, str]] = {
     "parameters": (
         "state-mismatch",
         "defect",
-        "{mine} holds gamma and beta of {layers}, and no running statistics, which {theirs} holds: what loads it keeps "
-        "those that it had.",
+        "{mine} holds gamma and beta of {layers}, and no running statistics, which {theirs} holds: a model that loads "
+        "it keeps those that it has.",
         "save buffers as well: model.state_dict(), not parameters() or named_parameters()",
     ),
     "ahead, other bias": (

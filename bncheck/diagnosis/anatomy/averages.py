@@ -31,7 +31,7 @@ class Statistic:
 STATISTICS: Mapping[str, Statistic] = {
     "std": Statistic("averages the standard deviation"),
     "logarithm": Statistic("averages the logarithm of the variance, which makes a geometric mean of it"),
-    "square": Statistic("averages the mean of the squares, from which it takes no mean off", of_n=True),
+    "square": Statistic("averages the mean of the squares, without subtracting the square of the mean", of_n=True),
     "with eps": Statistic("adds eps to the variance that it averages", cause="eps"),
     "around new": Statistic("averages the squares around running_mean, not around the batch's own mean", centre="new"),
     "around old": Statistic(

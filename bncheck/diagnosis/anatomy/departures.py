@@ -239,8 +239,8 @@ def said_of_source(rule: Normaliser) -> str:
         "mean-square": "by the root of the mean square, without subtracting a mean",
         "running-std": "with running_var taken as a standard deviation",
         "running-after": "with the running statistics as this very forward leaves them",
-        "running-square": "with running_var less the square of running_mean for the variance",
-        "first-eval": "with the running statistics as its first eval found them, which training moves no more,",
+        "running-square": "with running_var minus the square of running_mean as the variance",
+        "first-eval": "with the running statistics as its first eval found them, which training no longer moves,",
         "began": "with the statistics that it began with, which no training moves,",
     }.get(rule.source, "with the running statistics")
 

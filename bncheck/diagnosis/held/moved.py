@@ -179,7 +179,7 @@ def earlier(sides: Sides, pairs: Sequence[Pair], left: Left) -> Iterable[Reading
 REASONS = {
     False: "Usual reasons: an average or a copy took the parameters without the buffers; the statistics were estimated "
     "anew; gamma and beta were frozen while training went on.",
-    True: "It is as little as the rounding of two runs of one training, or of one estimate, comes to.",
+    True: "It is no more than rounding makes between two runs of one training, or of one estimate.",
 }
 
 

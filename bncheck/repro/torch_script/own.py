@@ -124,10 +124,37 @@ def own_name(subject: Subject, what: str) -> str:
         return what
     usual = {"counter": "num_batches_tracked", "gamma": "weight", "beta": "bias"}.get(what, what)
     if not own_words(subject):
-        return usual
+        return told_name(subject, what, usual)
+    state = told(subject, "custom") or {}
+    if what in state:
+        return plain(state[what])
     source = body_of(subject.custom_source, own_words(subject).rpartition(":")[2])
     said = [name for name in NAMES[what] if re.search(rf"self\.{name}\b|[\"']{name}[\"']", source)]
     return said[0] if said else usual
+
+
+def told_name(subject: Subject, what: str, usual: str) -> str:
+    """The same for a layer inside a whole network."""
+    state = told(subject, "layers")
+    if state is None:
+        return usual
+    kept = what != "counter" and subject.trace.get(subject.layer, what) is not None
+    return plain(state.get(what, "" if kept else usual))
+
+
+def told(subject: Subject, where: str) -> Mapping[str, Any] | None:
+    """The names that a layer of the user's own gives its state, as its worker says: foreign text. None: not said."""
+    cell = subject.notes.get("cell")
+    layers = cell.get(where) if isinstance(cell, Mapping) else None
+    layer = layers.get(subject.layer) if isinstance(layers, Mapping) else None
+    state = layer.get("state") if isinstance(layer, Mapping) else None
+    return state if isinstance(state, Mapping) else None
+
+
+def plain(name: object) -> str:
+    if not (isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)):
+        raise CannotWriteError("the layer keeps its statistics in another form, or in another layer inside it")
+    return name
 
 
 def body_of(source: str, name: str) -> str:
@@ -144,6 +171,8 @@ def body_of(source: str, name: str) -> str:
 
 def reached_inside(subject: Subject, name: str) -> list[str]:
     """PyTorch's names for what a layer inside the user's holds: a wrapper hands out none of it."""
+    if {"gamma", "running_mean"} <= (told(subject, "custom") or {}).keys():
+        return []
     said = body_of(subject.custom_source, own_words(subject).rpartition(":")[2])
     inherits = re.search(r"^class \w+\(.*Norm\w*\)", said, re.MULTILINE)
     if inherits or all(re.search(rf"self\.({'|'.join(NAMES[what])})\b", said) for what in ("gamma", "running_mean")):

@@ -333,6 +333,21 @@ def attribute(module, what):
     return next((held for held in found if held is not None and could_be(held, what)), None)
 
 
+def names_in(norm):
+    """{neutral word: the attribute of the layer that holds it}; of what it keeps in another form or in a part of a
+    tensor a text that is no name, and nothing of what a layer inside it holds."""
+    words, found = learnt(norm), {}
+    for what, word in WORDS.items():
+        taken = words.get(word) or ""
+        names = list(NAMES[what]) + [taken]
+        name = next((each for each in names if each and hasattr(getattr(norm, each, None), "detach")), taken)
+        if what == "running_var" and words.get("form"):
+            name = "(%s)" % words["form"]
+        if name:
+            found[what] = name
+    return found
+
+
 def could_be(held, what):
     return hasattr(held, "detach") if what in TENSORS else not isinstance(held, property)
 

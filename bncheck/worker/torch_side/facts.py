@@ -18,6 +18,7 @@ def facts(model, custom, name, batch_norm):
     own, usual = set(norm.state_dict()), set(builtin.state_dict())
     found = {
         "class": type(norm).__name__,
+        "state": custom.names_in(norm),
         "left_out": sorted(getattr(norm, "bncheck_left_out", {})),
         "remarks": model.part("arguments").missing_arguments(custom, norm) + model.remarks.get(name, []),
         "state_dict": {"missing": sorted(usual - own), "additional": sorted(own - usual)},

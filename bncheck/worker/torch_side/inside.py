@@ -144,6 +144,8 @@ class Inside:
             }
             for name, each in model.norms.items()
         }
+        for name, each in own.items():
+            layers[name]["state"] = self.part("custom").names_in(each)
         found, why = playable(model.torch, self.part("custom"), own, shapes)
         for name, reason in why.items():
             layers[name]["why"] = reason

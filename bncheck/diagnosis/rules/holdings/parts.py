@@ -110,8 +110,8 @@ def half_held(holding: Holding) -> Said | None:
     has, lacks = half[layers[0]]
     return Said(
         layers,
-        f"{of_all(layers, holding)} {verb(layers, 'holds', 'hold')} {has} and no {lacks}: what loads it keeps the "
-        f"{lacks} that it had.",
+        f"{of_all(layers, holding)} {verb(layers, 'holds', 'hold')} {has} and no {lacks}: a model that loads "
+        f"them keeps the {lacks} that it has.",
         "save the whole state (state_dict, not parameters and single buffers)",
         quantity=VAR if "var" in lacks else MEAN,
     )
@@ -122,6 +122,17 @@ def without_statistics(holding: Holding) -> Said | None:
     if holding.format == "model":
         return None
     held_with = [held for held in holding.layers if held.running_mean is not None or held.running_var is not None]
+    counted = () if held_with else tuple(counted_in(holding))
+    if counted:
+        who = counted[0] if len(counted) == 1 else f"{len(counted)} layers ({listed(counted)})"
+        return Said(
+            counted,
+            f"the running statistics of {who} are missing, though the file counts the batches that "
+            f"{verb(counted, 'it has', 'they have')} seen "
+            f"(num_batches_tracked). A model that loads the file with strict=False keeps the statistics that it has.",
+            "save the whole state of the model, and load it with strict=True, which says what is missing",
+            evidence={"layers without statistics": len(counted)},
+        )
     lacking = [held.layer for held in holding.layers if held not in held_with and held.gamma is not None]
     known = {held.layer for held in holding.layers} | set(orphans(holding))
     lacking += [name for name in named_like(holding) if name not in known]
@@ -133,17 +144,23 @@ def without_statistics(holding: Holding) -> Said | None:
         layers = tuple(name for name in lacking if ending(name) in ends)
         if not layers:
             return None
+        one = len(held_with) == 1
+        others = (
+            f"{len(held_with)} layer{'' if one else 's'} of the same kind {'has its own' if one else 'have theirs'}"
+        )
         return Said(
             layers,
-            f"the running statistics of {listed(layers)} are missing, where {len(held_with)} layers of the same kind "
-            f"have theirs. What loads it with strict=False keeps the statistics that it had.",
+            f"the running statistics of {listed(layers)} are missing, where {others}. A "
+            f"model that loads the file with strict=False keeps the statistics that it has.",
             "save the whole state of the model, and load it with strict=True, which says what is missing",
             evidence={"layers with statistics": len(held_with)},
         )
+    one = len(lacking) == 1
     return Said(
         tuple(lacking),
-        f"{len(lacking)} layers are named like BatchNorm ({listed(lacking)}) and there are no running statistics: what "
-        f"loads it keeps those that it had. GroupNorm layers of that name have none.",
+        f"{len(lacking)} layer{' is' if one else 's are'} named like BatchNorm ({listed(lacking)}) and "
+        f"{'has' if one else 'have'} no running statistics: a model that loads the file keeps those that it has. That "
+        f"is right if {'it is' if one else 'they are'} of GroupNorm or LayerNorm, which have none.",
         "if they are BatchNorm layers, save buffers as well (state_dict, not parameters())",
         kind="convention",
         evidence={"layers without statistics": len(lacking)},
@@ -156,6 +173,14 @@ def named_like(holding: Holding) -> Iterator[str]:
         match = ENDINGS.fullmatch(key)
         if match and len(shape) == 1 and LIKE_BN.search(match[1]):
             yield match[1]
+
+
+def counted_in(holding: Holding) -> Iterator[str]:
+    """Layers without statistics whose updates PyTorch counted: nothing but a layer with statistics has a counter."""
+    for key in holding.others:
+        name, _, end = key.rpartition(".")
+        if end == "num_batches_tracked" and not {f"{name}.{MEAN}", f"{name}.{VAR}"} & holding.others.keys():
+            yield name
 
 
 def ending(name: str) -> str:

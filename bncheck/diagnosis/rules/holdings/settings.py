@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bncheck.diagnosis.lived.innocence import NAMES
 from bncheck.diagnosis.rules.holdings.words import Said, dtype_of
 from bncheck.diagnosis.rules.layer_names import is_of_samples, of_all, verb
 from bncheck.diagnosis.rules.wording import number
@@ -35,7 +36,10 @@ def odd_weights(holding: Holding) -> list[Said]:
 
 
 def about_weight(holding: Holding, layers: tuple[str, ...], value: float, weight: float) -> Said:
-    other = "Keras" if holding.framework == "torch" else "torch"
+    here, other = (
+        NAMES.get(holding.framework, holding.framework),
+        "Keras" if holding.framework == "torch" else "PyTorch",
+    )
     if weight < 0 or weight > 1:
         says = "No average has such a weight: the running statistics run away from the data, and variances below zero."
     elif weight == 0:
@@ -49,7 +53,7 @@ def about_weight(holding: Holding, layers: tuple[str, ...], value: float, weight
     return Said(
         layers,
         f"momentum of {of_all(layers, holding)} is {number(value)}. {says}",
-        f"{USUAL.get(holding.framework, '0.1')} is the usual momentum in {holding.framework}",
+        f"{USUAL.get(holding.framework, '0.1')} is the usual momentum in {here}",
         kind="defect" if weight < 0 or weight > 1 else "hazard",
         quantity="momentum",
         evidence={"momentum": value, "weight of a new batch": weight},

@@ -151,8 +151,8 @@ def file_that_trains(cell: CellView) -> Iterator[Finding]:
     dropping = [str(node.get("name")) for node in dropouts if drops(node)]
     if not training and not dropping:
         return
-    how = "by five outputs" if int(facts.get("opset") or 0) < 14 else "by training_mode = 1"
-    said = [f"{len(training)} of {len(norms)} BatchNormalization nodes in training mode, {how}"] if training else []
+    how = "five outputs" if int(facts.get("opset") or 0) < 14 else "training_mode = 1"
+    said = [f"{len(training)} of {len(norms)} BatchNormalization nodes in training mode ({how})"] if training else []
     said += [f"{len(dropping)} of {len(dropouts)} Dropout nodes that drop"] if dropping else []
     does = "normalises with whatever batch it is given" if training else "gives another output each time"
     yield Finding(
