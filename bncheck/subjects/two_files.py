@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 COLUMNS = ("channels", "running mean", "running variance", "gamma", "beta", "counter", "verdict")
 HOW = {
     "name": "Layers were matched by name.",
+    "name and weights": "Layers were matched by name, and those of other names by what they hold.",
     "weights": "Layers were matched by what they hold: their names differ.",
     "order": "Layers were matched by order and width: neither names nor weights tell which belongs to which.",
 }
