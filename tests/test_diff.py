@@ -18,7 +18,7 @@ from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.finding import Finding
 from bncheck.life import Held, Holding
-from bncheck.subjects.two_files import below_zero_alike, counters_alone, how_read
+from bncheck.subjects.two_files import below_zero_alike, counters_alone, how_read, of_others
 from bncheck.trace import Array
 
 MEAN, VAR, GAMMA, BETA = [1.0, 2.0, -3.0], [0.5, 4.0, 9.0], [1.0, 1.5, 0.5], [0.25, -0.5, 0.125]
@@ -377,6 +377,14 @@ def test_what_nothing_explains_says_how_large_it_is() -> None:
     finding = one(held(counter=None), held(running_mean=[4, 2, -3], gamma=[1.1, 1.4, 0.5], counter=None))
     assert finding.cause == "unexplained"
     assert finding.title.startswith("running_mean and gamma differ in bn1 (means up to 4.2 standard deviations apart")
+
+
+def test_other_weights_are_equal_to_the_bit_or_up_to_rounding() -> None:
+    assert of_others(Others(same=8)) == "Of the other tensors of the same name 8 are equal, 0 differ."
+    whole = "Of the other tensors of the same name 8 are equal up to rounding, 0 differ."
+    assert of_others(Others(same=8, rounded=8)) == whole
+    some = "Of the other tensors of the same name 8 are equal (2 of them up to rounding), 1 differs."
+    assert of_others(Others(same=8, rounded=2, different=("a",))) == some
 
 
 def test_other_weights_that_differ_beside_equal_layers() -> None:
