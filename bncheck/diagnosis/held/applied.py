@@ -29,7 +29,8 @@ LEAST = 0.01  # of a difference, to be spoken of
 OF_STATE = (
     "poisoned-state", "update-count", "stale-state", "state-mismatch", "hyperparameter-lost", "reduced-precision",
 )  # fmt: skip
-MODELESS = re.compile(r"froze|freez", re.IGNORECASE)  # FrozenBatchNorm2d: its mode is that of any module, and says nothing
+# FrozenBatchNorm2d: its mode is that of any module, and says nothing.
+MODELESS = re.compile(r"froze|freez", re.IGNORECASE)
 # A shorter type holds 0.1 and 1e-5 off by this much.
 SAME_SETTING = 1e-6
 
