@@ -12,7 +12,7 @@ from rule_views import make_case, own
 
 from bncheck.diagnosis.anatomy import anatomy_of
 from bncheck.diagnosis.anatomy.departures import whole_mean
-from bncheck.diagnosis.anatomy.groups import Group, numbered
+from bncheck.diagnosis.anatomy.groups import Group, numbered, words
 from bncheck.diagnosis.anatomy.values import Forward
 from bncheck.scenario import Case
 from bncheck.trace import EventRecord, Trace
@@ -229,6 +229,12 @@ def test_groups_of_values_are_numbered(
 ) -> None:
     found = numbered(group, shape)
     assert (found[0].tolist(), found[1].reshape(shape[0], -1).tolist() if shape[0] else []) == (channel, ids)
+
+
+def test_a_set_of_samples_is_no_single_sample() -> None:
+    """tf_keras's virtual_batch_size = 4 of 8 samples: 0, 2, 4, 6 share a mean, and 1, 3, 5, 7."""
+    assert words(Group("strides", 2), 8, 1) == "each of 2 sets of every second sample on its own"
+    assert words(Group("sample"), 8, 1) == "each sample and channel on its own"
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ def test_the_part_of_a_difference_that_the_old_values_do_not_take_away_is_unexpl
     assert rest[0] == "unexplained" and "nothing beside that" in rest[2]
 
 
+def test_the_mode_of_a_layer_that_is_frozen_by_its_class_says_nothing() -> None:
+    """FrozenBatchNorm2d, put in as it is made: it normalises by its statistics in training mode as well."""
+    before, after = moment(held(training=False), training=False), moment(held(), training=False, kind="FrozenBatchNorm")
+    assert said(before, after) == []
+    plays = {"eval": [f32(1)], "given": [f32(1)]}
+    assert unchanged(Application(function="f", before=before, after=after, plays=plays)) == (
+        "f() put FrozenBatchNorm in the place of BatchNorm2d in bn, and changed nothing else: state and the output in "
+        "eval are the same to the bit, in 1 normalising layer."
+    )
+
+
 def test_modes_and_what_is_trained() -> None:
     frozen = [held(name, training=False) for name in ("a", "b")]
     (one,) = said(moment(*frozen), moment(held("a"), held("b")))

@@ -12,13 +12,13 @@ import pytest
 import test_checkpoints
 from at_the_prompt import here
 
-from bncheck.diagnosis.held.likeness import alike, compared
+from bncheck.diagnosis.held.likeness import QUANTITIES, alike, compared
 from bncheck.diagnosis.held.matching import match
 from bncheck.diagnosis.held.naming import name_differences
 from bncheck.diagnosis.held.reading import Others, Sides
 from bncheck.finding import Finding
 from bncheck.life import Held, Holding
-from bncheck.subjects.two_files import below_zero_alike, counters_alone, how_read
+from bncheck.subjects.two_files import below_zero_alike, counters_alone, how_read, of_others
 from bncheck.trace import Array
 
 MEAN, VAR, GAMMA, BETA = [1.0, 2.0, -3.0], [0.5, 4.0, 9.0], [1.0, 1.5, 0.5], [0.25, -0.5, 0.125]
@@ -94,6 +94,26 @@ def test_layers_of_other_names_are_matched_by_what_they_hold() -> None:
     a = holding(held("bn1"), second())
     b = holding(replace(second(), layer="batch_normalization"), held("batch_normalization_1"))
     assert names(a, b) == ([("bn1", "batch_normalization_1"), ("bn2", "batch_normalization")], "weights")
+
+
+def test_a_layer_of_another_name_beside_layers_of_the_same_names_is_matched_by_what_it_holds() -> None:
+    """Of two files in which one of three layers is called otherwise each was said to leave BatchNorm out."""
+    third = held("down.1", running_mean=[7.0, 8.0, 6.0], running_var=[9.0, 4.0, 2.0])
+    a = holding(held("bn1"), second(), third)
+    b = holding(held("bn1"), second(), replace(third, layer="downsample.1"))
+    same = [("bn1", "bn1"), ("bn2", "bn2")]
+    assert names(a, b) == ([*same, ("down.1", "downsample.1")], "name and weights")
+    other = replace(third, layer="downsample.1", running_mean=f32(7.0, 8.5, 6.0))
+    assert names(a, holding(held("bn1"), second(), other)) == (same, "name"), "another layer may have its variances"
+
+
+def test_gammas_next_to_1_are_in_half_precision_where_the_rest_of_their_layer_is() -> None:
+    means, gammas = f32(0.1, 0.3, 0.7, 0.9), f32(1.0002, 0.9996, 1.0003, 0.9999)
+    wide = held("bn1", running_mean=means, running_var=means + 1, gamma=gammas, beta=means)
+    short = replace(wide, **{what: getattr(wide, what).astype(np.float16).astype(np.float32) for what in QUANTITIES})
+    pair = compared(wide, short)
+    assert {found.word for found in pair.quantities.values()} <= {"narrowed", "equal"}
+    assert pair.quantities["gamma"].detail == "float16"
 
 
 def test_layers_of_other_names_and_numbers_are_matched_by_order_and_width() -> None:
@@ -357,6 +377,14 @@ def test_what_nothing_explains_says_how_large_it_is() -> None:
     finding = one(held(counter=None), held(running_mean=[4, 2, -3], gamma=[1.1, 1.4, 0.5], counter=None))
     assert finding.cause == "unexplained"
     assert finding.title.startswith("running_mean and gamma differ in bn1 (means up to 4.2 standard deviations apart")
+
+
+def test_other_weights_are_equal_to_the_bit_or_up_to_rounding() -> None:
+    assert of_others(Others(same=8)) == "Of the other tensors of the same name 8 are equal, 0 differ."
+    whole = "Of the other tensors of the same name 8 are equal up to rounding, 0 differ."
+    assert of_others(Others(same=8, rounded=8)) == whole
+    some = "Of the other tensors of the same name 8 are equal (2 of them up to rounding), 1 differs."
+    assert of_others(Others(same=8, rounded=2, different=("a",))) == some
 
 
 def test_other_weights_that_differ_beside_equal_layers() -> None:

@@ -108,6 +108,14 @@ def test_what_one_layer_holds_before_any_event(cell: CellView, found: list[str])
     assert causes(cell) == found
 
 
+def test_a_counter_that_training_leaves_at_0_was_not_lost() -> None:
+    """PyTorch's InstanceNorm with running statistics has num_batches_tracked, and never moves it."""
+    held = dict(USUAL, running_mean=[1.5, 1.6], running_var=[8, 8.1], momentum=[0.1, 0.1])
+    of = replace(make_case((F,)), network=Network((), model="mine.py:build"))
+    assert "counter-skew" not in causes(make_cell(of, "torch", make_trace((F,), counter=[0, 0], **held)))
+    assert "counter-skew" in causes(make_cell(of, "torch", make_trace((F,), counter=[0, 1], **held)))
+
+
 @pytest.mark.parametrize(
     ("gamma", "beta", "trained"), [(1.0, 0.0, False), (0.0, 0.0, False), (1.5, 0.0, True), (1.0, 0.2, True)]
 )

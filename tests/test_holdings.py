@@ -59,6 +59,8 @@ def model(*layers: Any, **more: Any) -> Holding:
         (make_holding(make_held("a", counter=0.0), TWO[1]), "counter-skew", "convention", "a",
          "the counter of a is 0, though the running statistics have moved; in other layers it goes up to 120"),
         (make_holding(make_held("a", counter=0.0)), "counter-skew", "convention", "a", "Nothing minds but"),
+        (make_holding(make_held("a", counter=0.0), TWO[1]), "counter-skew", "convention", "a",
+         "would begin anew; an InstanceNorm layer has 0 there for ever, for it never counts."),
         (model(make_held("a", counter=0.0)), "counter-skew", "hazard", "a", "the next training batch replaces them"),
         (model(make_held("a", counter=0.0, weighed=False)), "counter-skew", "convention", "a", "Nothing minds but"),
         (model(make_held("a", counter=0.0, running_mean=ZEROS, running_var=ZEROS)), "poisoned-state", "hazard", "a",
@@ -119,6 +121,7 @@ def test_damage_is_named_once_with_its_layers(holding: Holding, cause: str, kind
     [
         make_holding(*TWO),
         make_holding(),
+        model(make_held("a", counter=0.0, momentum=0.1, kind="InstanceNorm2d"), TWO[1]),  # it never counts
         model(fresh("a", momentum=0.1, eps=1e-5, training=True), fresh("b", momentum=0.1, eps=1e-5, training=True)),
         make_holding(fresh("a", gamma=ZEROS)),  # zero_init_residual
         make_holding(fresh("a", **DCGAN)),  # gamma is drawn around 1

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 COLUMNS = ("channels", "running mean", "running variance", "gamma", "beta", "counter", "verdict")
 HOW = {
     "name": "Layers were matched by name.",
+    "name and weights": "Layers were matched by name, and those of other names by what they hold.",
     "weights": "Layers were matched by what they hold: their names differ.",
     "order": "Layers were matched by order and width: neither names nor weights tell which belongs to which.",
 }
@@ -146,20 +147,28 @@ def others(one: Checkpoint, two: Checkpoint) -> Others | None:
     ]
     if not shared or sum(one.tensors[key].size for key, _ in shared) * 8 > MOST_OTHERS:
         return None
-    apart = [key for key, other in shared if not same_tensor(one.tensors[key], two.tensors[other])]
-    return Others(same=len(shared) - len(apart), different=tuple(apart))
+    words = {key: how_alike(one.tensors[key], two.tensors[other]) for key, other in shared}
+    apart = tuple(key for key, word in words.items() if word == "differs")
+    rounded = sum(word == "rounding" for word in words.values())
+    return Others(same=len(shared) - len(apart), different=apart, rounded=rounded)
 
 
 def same_tensor(a: Tensor, b: Tensor) -> bool:
-    """Up to rounding, where both are numbers that bncheck reads; by shape alone else (eight bits, four bits)."""
+    return how_alike(a, b) != "differs"
+
+
+def how_alike(a: Tensor, b: Tensor) -> Literal["equal", "rounding", "differs"]:
+    """Where both are numbers that bncheck reads; by shape and type alone else (eight bits, four bits)."""
     if a.shape != b.shape:
-        return False
+        return "differs"
     if not {a.dtype, b.dtype} <= WIDTHS.keys():
-        return a.dtype == b.dtype
+        return "equal" if a.dtype == b.dtype else "differs"
     one, two = a.read(), b.read()
-    if one.dtype.kind not in "fiub" or two.dtype.kind not in "fiub" or np.array_equal(one, two):
-        return bool(np.array_equal(one, two))
-    return alike(one, two, a.dtype, b.dtype).same
+    if np.array_equal(one, two):
+        return "equal"
+    if one.dtype.kind not in "fiub" or two.dtype.kind not in "fiub":
+        return "differs"
+    return "rounding" if alike(one, two, a.dtype, b.dtype).same else "differs"
 
 
 def nothing(one: Checkpoint, two: Checkpoint, names: tuple[str, str]) -> Shortfall:
@@ -222,14 +231,21 @@ def notes(
     elif "onnx" not in (sides.framework_a, sides.framework_b):  # in such a file the mode is a part of the graph
         said += other_modes(pairs, sides)
     if sides.others is not None:
-        same, apart = sides.others.same, len(sides.others.different)
-        said.append(f"Of the other tensors of the same name {same} are equal, {apart} differ.")
+        said.append(of_others(sides.others))
     said += counters_alone(pairs, sides)
     if any(pair.a.eps is None or pair.b.eps is None for pair in pairs):
         said.append("eps and momentum are not compared where a file does not say them: weights alone do not.")
     for each in (one, two):
         said += each.holding.remarks[:10]
     return said
+
+
+def of_others(others: Others) -> str:
+    same, apart = others.same, len(others.different)
+    how = f" ({others.rounded} of them up to rounding)" if others.rounded else ""
+    how = " up to rounding" if 0 < others.rounded == same else how
+    are, differ = ("is" if same == 1 else "are"), ("differs" if apart == 1 else "differ")
+    return f"Of the other tensors of the same name {same} {are} equal{how}, {apart} {differ}."
 
 
 def counters_alone(pairs: Sequence[Pair], sides: Sides) -> Iterable[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from bncheck.diagnosis.anatomy.activations import Activation
 from bncheck.diagnosis.anatomy.averages import STATISTICS, said_of_schedule
 from bncheck.diagnosis.anatomy.domains import Domains
-from bncheck.diagnosis.anatomy.groups import Group, mask, ordinal, words
+from bncheck.diagnosis.anatomy.groups import Group, mask, strided, words
 from bncheck.diagnosis.anatomy.memory import Memory, updates
 from bncheck.diagnosis.anatomy.normaliser import NO_LIMIT, Normaliser
 from bncheck.diagnosis.anatomy.replay import Parts, Played, play
@@ -94,7 +94,7 @@ def whole_mean(forward: Forward) -> str:
 
 def within(train: Normaliser, held: Memory | None, life: Life) -> Rule:
     x = next((one.x for one in life.forwards if one.training), life.forwards[0].x)
-    each = {"sample": "each sample", "strides": f"every {ordinal(train.within.size)} sample"}.get(
+    each = {"sample": "each sample", "strides": strided(train.within.size)}.get(
         train.within.kind,
         "each half of the batch" if 2 * train.within.size == len(x) else f"each chunk of {train.within.size} samples",
     )

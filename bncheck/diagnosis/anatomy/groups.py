@@ -194,7 +194,7 @@ def words(group: Group, samples: int, positions: int) -> str:
         if 2 * group.size == samples
         else f"each chunk of {group.size} samples on its own",
         "parts": f"each of {group.size} parts of the batch on its own",
-        "strides": f"every {ordinal(group.size)} sample on its own",
+        "strides": f"{strided(group.size)} on its own",
         "sample": "each sample and channel on its own",
         "channels": f"each sample's groups of {group.size} channels",
         "layer": "each sample on its own, over all channels",
@@ -202,6 +202,11 @@ def words(group: Group, samples: int, positions: int) -> str:
         "position": "each position on its own",
         "everything": "all channels together",
     }.get(group.kind, "the whole batch")
+
+
+def strided(size: int) -> str:
+    """Who shares where sample k lies in group k % size; "every second sample on its own" would be single samples."""
+    return f"each of {size} sets of every {ordinal(size)} sample"
 
 
 def ordinal(number: int) -> str:

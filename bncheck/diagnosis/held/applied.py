@@ -3,6 +3,7 @@ after."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,8 @@ LEAST = 0.01  # of a difference, to be spoken of
 OF_STATE = (
     "poisoned-state", "update-count", "stale-state", "state-mismatch", "hyperparameter-lost", "reduced-precision",
 )  # fmt: skip
+# FrozenBatchNorm2d: its mode is that of any module, and says nothing.
+MODELESS = re.compile(r"froze|freez", re.IGNORECASE)
 # A shorter type holds 0.1 and 1e-5 off by this much.
 SAME_SETTING = 1e-6
 
@@ -131,9 +134,11 @@ def unchanged(application: Application) -> str:
     if readings(application) or application.gap is None:
         return ""
     count = len(application.before.holding.layers)
-    same = f"state, modes and the output in eval are the same to the bit, in {layers_word(count)}"
+    pairs = pairs_of(application)[0]
+    state = "state, modes and" if all(pair.a.training == pair.b.training for pair in pairs) else "state and"
+    same = f"{state} the output in eval are the same to the bit, in {layers_word(count)}"
     kinds: dict[tuple[str, str], list[str]] = {}
-    for pair in pairs_of(application)[0]:
+    for pair in pairs:
         words = (application.before.kinds[pair.a.layer], application.after.kinds[pair.b.layer])
         if words[0] != words[1]:
             kinds.setdefault(words, []).append(pair.name)
@@ -318,6 +323,7 @@ def settings(application: Application, pairs: Sequence[Pair]) -> Iterator[Readin
 def modes(application: Application, pairs: Sequence[Pair]) -> Iterator[Reading]:
     """Layers in another mode than before, and parameters that are trained now, or not any more."""
     whole = application.before.training != application.after.training
+    pairs = [pair for pair in pairs if not MODELESS.search(application.after.kinds.get(pair.b.layer, ""))]
     on = [pair.name for pair in pairs if pair.a.training is False and pair.b.training is True]
     off = [pair.name for pair in pairs if pair.a.training is True and pair.b.training is False]
     thawed = [pair.name for pair in pairs if trainable(application, pair, before=False, after=True)]

@@ -72,9 +72,24 @@ def compared(a: Held, b: Held) -> Pair:
             found[what] = Likeness("equal" if neutral else "missing", detail="a" if one is None else "b")
         else:
             found[what] = alike(one, two, dtype_of(a, what), dtype_of(b, what), spread(a, b) if what == MEAN else 0.0)
+    found.update(narrowed_with_others(a, b, found))
     if a.counter is not None and b.counter is not None:
         found["counter"] = Likeness("equal" if a.counter == b.counter else "differs", abs(a.counter - b.counter))
     return Pair(a=a, b=b, quantities=found)
+
+
+def narrowed_with_others(a: Held, b: Held, found: Mapping[str, Likeness]) -> dict[str, Likeness]:
+    """Quantities of too few different numbers to tell a type by themselves (gammas next to 1), where another quantity
+    of the same layer tells that one side went through it."""
+    said: dict[str, Likeness] = {}
+    for narrow in {each.detail for each in found.values() if each.word == "narrowed"}:
+        for what, each in found.items():
+            one, two = array(a, what), array(b, what)
+            if each.word in ("rounding", "differs") and one is not None and two is not None:
+                wide, other = one.astype(np.float64), two.astype(np.float64)
+                if (rounded(wide, narrow) == other).all() or (rounded(other, narrow) == wide).all():
+                    said[what] = Likeness("narrowed", each.size, narrow)
+    return said
 
 
 def array(held: Held, what: str) -> Array | None:

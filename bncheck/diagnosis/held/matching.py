@@ -13,7 +13,8 @@ from bncheck.life import Held, Holding
 
 @dataclass(frozen=True)
 class Matching:
-    """Pairs of layers, those of one side alone, and ``how`` they were found: "name", "weights" or "order"."""
+    """Pairs of layers, those of one side alone, and ``how`` they were found: "name", "name and weights", "weights" or
+    "order"."""
 
     pairs: tuple[tuple[Held, Held], ...]
     only_a: tuple[Held, ...] = ()
@@ -23,12 +24,14 @@ class Matching:
 
 def match(a: Holding, b: Holding) -> Matching:
     """Names rule where at least half of the shorter side's are known to the other, with or without a prefix in front
-    of all of them; between files that name differently it is what layers hold, then their order."""
+    of all of them, and what layers hold for those that are left; between files that name differently it is what layers
+    hold, then their order."""
     one, two = a.layers, b.layers
     fewest = min(len(one), len(two))
     by_name = max((named(one, two, cut_a, cut_b) for cut_a, cut_b in prefixes(one, two)), key=len, default=[])
     if by_name and 2 * len(by_name) >= fewest:
-        return complete(one, two, by_name, "name")
+        renamed = left_over(one, two, by_name)
+        return complete(one, two, [*by_name, *renamed], "name and weights" if renamed else "name")
     by_weight = weighed(one, two)
     if by_weight and 2 * len(by_weight) >= fewest:
         return complete(one, two, between(one, two, by_weight), "weights")
@@ -79,6 +82,22 @@ def weighed(one: Sequence[Held], two: Sequence[Held]) -> Places:
                 if j not in found.values():
                     found[i] = j
     return sorted(found.items())
+
+
+def left_over(one: Sequence[Held], two: Sequence[Held], known: Places) -> Places:
+    """Of the layers that no name has matched, those that hold the same numbers in everything that both hold."""
+    rest_a = [i for i in range(len(one)) if i not in {i for i, _ in known}]
+    rest_b = [j for j in range(len(two)) if j not in {j for _, j in known}]
+    found = weighed([one[i] for i in rest_a], [two[j] for j in rest_b])
+    return [(rest_a[i], rest_b[j]) for i, j in found if same_numbers(one[rest_a[i]], two[rest_b[j]])]
+
+
+def same_numbers(a: Held, b: Held) -> bool:
+    return all(
+        fingerprint(a, what) == fingerprint(b, what)
+        for what in QUANTITIES
+        if array(a, what) is not None and array(b, what) is not None
+    )
 
 
 def fingerprint(layer: Held, what: str) -> tuple[float, ...]:

@@ -24,10 +24,12 @@ NEW_BATCH = ("torch", "mlx")
 
 @dataclass(frozen=True)
 class Others:
-    """Tensors of one name on both sides that belong to no normaliser: how many are the same, which are not."""
+    """Tensors of one name on both sides that belong to no normaliser: how many are the same, which are not, and how
+    many of the same are so up to the rounding of their types."""
 
     same: int = 0
     different: tuple[str, ...] = ()
+    rounded: int = 0
 
     @property
     def total(self) -> int:

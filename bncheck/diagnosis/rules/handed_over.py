@@ -89,7 +89,8 @@ def counter_reset(cell: CellView, trace: Trace) -> Start | None:
     reset = tuple(
         layer
         for layer in trace.layers
-        if first(trace, layer, "counter") == 0 and not initial(trace, layer) and not empty(trace, layer)
+        if first(trace, layer, "counter") == 0
+        and not (initial(trace, layer) or empty(trace, layer) or never_counts(trace, layer))
     )
     if not reset:
         return None
@@ -179,6 +180,14 @@ def empty(trace: Trace, layer: str) -> bool:
     """Whether a layer begins with zeros throughout, as an average does that is divided by its own weights."""
     rows = [trace.get(layer, name) for name in ("running_mean", "running_var")]
     return not any(row is None or np.any(row[0]) for row in rows)
+
+
+def never_counts(trace: Trace, layer: str) -> bool:
+    """Whether the statistics move in these events and the counter does not: PyTorch's InstanceNorm has one in vain."""
+    mean, counter = trace.get(layer, "running_mean"), trace.get(layer, "counter")
+    if mean is None or counter is None or len(mean) != len(counter):
+        return False
+    return not np.any(counter) and bool(np.any(np.asarray(mean) != mean[0]))
 
 
 def begins_to_train(trace: Trace) -> bool:

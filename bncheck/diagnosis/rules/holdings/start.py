@@ -11,6 +11,7 @@ from bncheck.diagnosis.rules.wording import number, percent
 from bncheck.life import Held, Holding
 
 MOST = 0.5  # of the start that is left
+INSTANCE = "InstanceNorm"  # PyTorch's has a counter, and never moves it
 ENOUGH = 4  # channels: fewer may be consistent with any start by chance
 
 
@@ -92,7 +93,11 @@ def never_updated(holding: Holding) -> Said | None:
 def counter_reset(holding: Holding) -> Said | None:
     """A counter of 0 beside statistics that have moved. Converted checkpoints and backbones are so, and only an average
     that divides by the counter minds."""
-    held_here = [held for held in holding.layers if held.counter is not None and statistics(held) is not None]
+    held_here = [
+        held
+        for held in holding.layers
+        if held.counter is not None and statistics(held) is not None and INSTANCE not in held.kind
+    ]
     reset = [held for held in held_here if held.counter == 0 and not at_start(held) and not empty(held)]
     if not reset:
         return None
@@ -103,10 +108,13 @@ def counter_reset(holding: Holding) -> Said | None:
     ending = (
         ". With momentum=None the next training batch replaces them."
         if cumulative
-        else f"; in other layers it goes up to {number(max(others))}. With momentum=None such a layer would begin anew."
+        else f"; in other layers it goes up to {number(max(others))}. With momentum=None such a layer would begin anew"
         if others
-        else ". Nothing minds but a cumulative average (momentum=None), which would begin anew."
+        else ". Nothing minds but a cumulative average (momentum=None), which would begin anew"
     )
+    if not cumulative:
+        known = holding.format == "model"  # a file does not tell the classes of its layers
+        ending += "." if known else "; an InstanceNorm layer has 0 there for ever, for it never counts."
     return Said(
         layers,
         start + ending,
