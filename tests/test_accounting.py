@@ -246,6 +246,16 @@ def test_a_state_that_only_the_built_in_layer_lacks_is_no_fault_of_the_users():
     assert (found.title, found.kind) == ("torch[builtin] keeps no gamma of bn; Own in torch does.", "convention")
 
 
+def test_a_layer_of_the_users_may_do_without_gamma_and_beta():
+    """BatchNorm2d(affine=False) under a name of its own is no hazard; one that lacks a statistic is."""
+    held = {"running_mean": [0] * 4, "running_var": [1] * 4}
+    pair = pair_of(held, {**held, "gamma": [1] * 4, "beta": [0] * 4}, targets=("torch", "torch[builtin]"))
+    case = replace(pair.case, network=replace(pair.case.network, custom="own.py:Own"))
+    (found,) = bn115_state_mismatch.check_pair(make_pair(*(replace(cell, case=case) for cell in (pair.a, pair.b))))
+    assert (found.title, found.kind) == ("Own in torch keeps no gamma or beta of bn; torch[builtin] does.", "convention")
+    assert found.advice.startswith("if it is to learn a scale and a shift")
+
+
 def test_what_else_is_off_stands_in_the_sentence_that_nobody_explains():
     slower = {"running_mean": [0, 0.3, 0.4, 0.4], "running_var": [1, 1.2, 1.6, 1.6]}
     pair = pair_of({**MOVES, **Y}, {**slower, **OTHER_Y})

@@ -37,12 +37,18 @@ OWN = (
 )
 
 
+AFFINE = {"gamma", "beta"}
+UNSCALED = "if it is to learn a scale and a shift, give it parameters weight and bias, with one value per channel"
+
+
 @dataclass(frozen=True)
 class Lack:
-    """What one side lacks, or holds in another width, as a sentence; ``own``: it is the user's code that does."""
+    """What one side lacks, or holds in another width, as a sentence; ``own``: it is the user's code that does, and it
+    lacks more than gamma and beta, which a layer may do without."""
 
     title: str
     own: bool
+    advice: str
 
 
 def check_cell(cell: CellView) -> Iterator[Finding]:
@@ -67,7 +73,7 @@ def check_pair(pair: PairView) -> Iterator[Finding]:
             layer=layer,
             event=None,
             quantity=quantities[0],
-            advice="; ".join(dict.fromkeys(OWN if lack.own else ADVICE for lack in lacks)),
+            advice="; ".join(dict.fromkeys(lack.advice for lack in lacks)),
             accounts=tuple((layer, quantity) for quantity in quantities),
         )
 
@@ -76,17 +82,21 @@ def lacks_of(pair: PairView, layer: str, quantities: Sequence[str]) -> Iterator[
     for cell, other in ((pair.a, pair.b), (pair.b, pair.a)):
         none = [quantity for quantity in quantities if not holds(cell, layer, quantity)]
         if none:
-            yield Lack(without(cell, other, layer, none), bool(cell.own_code))
+            plain = set(none) == AFFINE
+            own = bool(cell.own_code)
+            advice = ADVICE if not own else UNSCALED if plain else OWN
+            yield Lack(without(cell, other, layer, none), own and not plain, advice)
     both = [quantity for quantity in quantities if all(holds(cell, layer, quantity) for cell in (pair.a, pair.b))]
     widths = {quantity: (width(pair.a, layer, quantity), width(pair.b, layer, quantity)) for quantity in both}
     for known in dict.fromkeys(widths.values()):
         alike = [quantity for quantity in both if widths[quantity] == known]
-        yield Lack(in_another_width(pair, layer, alike, *known), bool(pair.a.own_code or pair.b.own_code))
+        own = bool(pair.a.own_code or pair.b.own_code)
+        yield Lack(in_another_width(pair, layer, alike, *known), own, OWN if own else ADVICE)
 
 
 def without(cell: CellView, other: CellView, layer: str, none: Sequence[str]) -> str:
     keeps, holds_it = verb(cell.members, "keeps", "keep"), verb(other.members, "does", "do")
-    where = " under the usual names" if cell.own_layer else ""
+    where = " under the usual names" if cell.own_layer and set(none) != AFFINE else ""
     return (
         f"{names(cell.members)} {keeps} no {listed(none, 'or')} of {layer}{where}; {names(other.members)} {holds_it}."
     )
