@@ -252,7 +252,10 @@ def test_a_layer_of_the_users_may_do_without_gamma_and_beta():
     pair = pair_of(held, {**held, "gamma": [1] * 4, "beta": [0] * 4}, targets=("torch", "torch[builtin]"))
     case = replace(pair.case, network=replace(pair.case.network, custom="own.py:Own"))
     (found,) = bn115_state_mismatch.check_pair(make_pair(*(replace(cell, case=case) for cell in (pair.a, pair.b))))
-    assert (found.title, found.kind) == ("Own in torch keeps no gamma or beta of bn; torch[builtin] does.", "convention")
+    assert (found.title, found.kind) == (
+        "Own in torch keeps no gamma or beta of bn; torch[builtin] does.",
+        "convention",
+    )
     assert found.advice.startswith("if it is to learn a scale and a shift")
 
 
