@@ -47,7 +47,7 @@ def frozen_by_halves(life: Life) -> Said | None:
     return Said(
         layers,
         f"{of_all(layers, life)} {verb(layers, 'is', 'are')} only half frozen: gamma and beta get no gradients, and "
-        f"the running statistics move on in training mode, for {steps(total)}. The frozen part drifts away from its "
+        f"the running statistics move on in training mode, for {steps(total)}. The frozen part moves away from its "
         f"weights.{why}",
         HOLD.get(life.framework, HOLD["torch"]),
         where=line,
