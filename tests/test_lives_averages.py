@@ -1,4 +1,4 @@
-"""Averaged weights: torch's AveragedModel copies the statistics of the latest weights, and update_bn estimates their
+"""Averaged weights: torch's AveragedModel has the statistics of those that were averaged, and update_bn estimates its
 own."""
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def test_averaged_weights_with_the_statistics_of_others_are_named() -> None:
     assert (found.cause, found.kind, found.layer) == ("stale-state", "hazard", COPY)
     assert found.title == (
         "The averaged weights of average() at swa.py:9 are evaluated with running statistics that are not their own: "
-        "those of AveragedModel.bn1 were copied from the latest weights. In eval the output of AveragedModel.bn1 is "
-        "off by 0.5 standard deviations."
+        "those of AveragedModel.bn1 come from the weights that were averaged. In eval the output of AveragedModel.bn1 "
+        "is off by 0.5 standard deviations."
     )
     assert "update_bn" in found.advice and found.evidence["line"] == "swa.py:9"
 
@@ -55,6 +55,14 @@ def test_averaged_weights_with_the_statistics_of_others_are_named() -> None:
 )
 def test_what_shows_nothing_is_left_alone(program: Program, off: float, n: int) -> None:
     assert judged(evaluated(program, off, n).life) == []
+
+
+def test_statistics_of_a_new_layer_come_from_no_weights() -> None:
+    """As before torch 2.0, which copied none: that they are new is said, and nothing else."""
+    program = averaged()
+    program[COPY].mean, program[COPY].var = np.zeros(4), np.ones(4)
+    (found,) = judged(evaluated(program, 0.5).life)
+    assert "with the statistics of a new layer" in found.title
 
 
 def test_statistics_that_were_estimated_anew_are_their_own() -> None:

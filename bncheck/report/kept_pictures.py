@@ -112,7 +112,7 @@ def code() -> str:
 
 
 def settings() -> list[Path]:
-    """Where somebody's own settings of matplotlib may lie."""
+    """Files in which a user may have changed how matplotlib draws."""
     environ = os.environ
     home = Path(environ.get("MPLCONFIGDIR") or Path(environ.get("XDG_CONFIG_HOME", "~/.config"), "matplotlib"))
     given = Path(environ.get("MATPLOTLIBRC", ""))

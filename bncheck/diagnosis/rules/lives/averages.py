@@ -1,4 +1,4 @@
-"""Averaged weights that are evaluated with the running statistics of the latest ones."""
+"""Averaged weights that are evaluated with the running statistics of those that were averaged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from bncheck.diagnosis.lived.judged import Lived, lived
 from bncheck.diagnosis.rules.layer_names import named, of_all
 from bncheck.diagnosis.rules.lives.behind import only_evaluates
+from bncheck.diagnosis.rules.lives.reading import at_start, places
 from bncheck.diagnosis.rules.lives.words import Said, by_line
 from bncheck.diagnosis.rules.wording import number
 from bncheck.finding import GAP
@@ -18,8 +19,9 @@ NOTICED, CHANCE = 0.2, 4.0
 
 
 def unlike(life: Life) -> Said | None:
-    """torch's AveragedModel copies the statistics of the latest weights with each update, unless it averages them, too;
-    those of its own weights come from update_bn, which runs it in training mode."""
+    """torch's AveragedModel copies the statistics of the latest weights with each update, unless it averages them, too
+    (before 2.0 it kept those that it was made with); those of its own weights come from update_bn, which runs it in
+    training mode. Statistics of a new layer are another matter (behind.py)."""
     copies = {name: each for each in life.happenings if each.what == "average" for name in each.layers}
     found = [layer for layer in lived(life) if layer.life.name in copies and is_off(layer, copies[layer.life.name])]
     if not found:
@@ -30,7 +32,7 @@ def unlike(life: Life) -> Said | None:
     return Said(
         layers=layers,
         title=f"The averaged weights of {by_line(line)} are evaluated with running statistics that are not their own: "
-        f"those of {of_all(layers, life)} were copied from the latest weights. In eval the output of "
+        f"those of {of_all(layers, life)} come from the weights that were averaged. In eval the output of "
         f"{named(worst.life.name)} is off by {number(round(size_of(worst), 2))} standard deviations.",
         advice="call torch.optim.swa_utils.update_bn(loader, averaged_model) before you evaluate or save it",
         where=line,
@@ -40,8 +42,11 @@ def unlike(life: Life) -> Said | None:
 
 def is_off(layer: Lived, copied: Happening) -> bool:
     ev = layer.evaluation
+    where = places(layer.life, training=0)
     return (
         copied.detail.get("buffers") is False
+        and len(where) > 0
+        and not at_start(layer.life, int(where[-1]))
         and only_evaluates(layer.life)
         and ev is not None
         and size_of(layer) > NOTICED + CHANCE / math.sqrt(ev.batch.n)

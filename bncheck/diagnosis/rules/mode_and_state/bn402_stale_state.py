@@ -6,7 +6,7 @@ to date and is used with them. The mode is right and the rule of the update too,
 a function that was called with the model put them back to the start. In a checkpoint: a mean of 0 and a variance of 1
 in every channel, beside a counter that says how often it was trained. In a program that was watched: such statistics
 are evaluated after a load that lacked them, after a reset, or in a copy whose weights follow the original's; or
-averaged weights are evaluated with the statistics of the latest ones, and the outputs are off for it; or the
+averaged weights are evaluated with the statistics of those that were averaged, and outputs are off; or the
 inputs of a layer move faster than its average follows, and replay shows that the latest training batches are far from
 it.
 
